@@ -29,6 +29,7 @@ from poolwatch.stacks.current import (
     thread_stacks,
 )
 from poolwatch.stacks.holder import Holder, TaskRef
+from poolwatch.text.naming import task_name
 
 _GRACE_S = 1.0
 """Time for the server to end the session of a closed connection."""
@@ -251,12 +252,14 @@ class LedgerReading:
             search = evidence.search if hold.adopted else None
             path = None if search is None else search.path
             if path is None or not path.in_use or path.user is None:
+                evidence.user = None if path is None else f"kept by {path.steps[0]}"
                 continue
             thread = self._threads.get(path.user.thread or 0, ())
             task = None if path.user.task is None else path.user.task()
             stack = thread if task is None else task_stack(TaskRef(task), thread)
             evidence.now = resolve(stack)
-            evidence.user, evidence.used_at = path.user.name, path.frame
+            evidence.user = f"used by {task_name(path.user.name)}"
+            evidence.used_at = path.frame
             evidence.activity = activity_of(evidence.now)
 
     def holds(self) -> list[tuple[Checkout, HoldEvidence]]:

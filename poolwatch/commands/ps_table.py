@@ -262,7 +262,13 @@ def _stacks(hold: Hold, style: Style) -> Iterable[str]:
     for title, frames, missing in (
         ("checked out here", _from_site(stack, hold.site), "unknown"),
         ("last used here", hold.used, "no statement was seen"),
-        ("now here", hold.now, "the holder has ended, or cannot be read"),
+        (
+            "now here",
+            hold.now,
+            "the holder has ended, or cannot be read"
+            if hold.adopted_s is None
+            else "no running code has it",
+        ),
     ):
         texts = [_frame(frame) for frame in _own_frames(frames, hold.site)] or [missing]
         for at, text in enumerate(texts):

@@ -78,7 +78,7 @@ class HoldEvidence:
     """It was out before it was seen: call site, holder and age are unknown. What is
     known of a holder (``now``, ``activity``) is then of the user of the connection."""
     user: str | None = None
-    """The name of that user: a thread or task that has the connection."""
+    """That user, a thread or task, or else what keeps the connection, in words."""
     used_at: Frame | None = None
     """Where its frame is now that has the connection."""
     ended_owner: str | None = None

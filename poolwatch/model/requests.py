@@ -148,7 +148,7 @@ class Hold:
     server: ServerRow | None
     connection: Connection | None = field(default=None, metadata=VIEWERS_ONLY)
     user: str | None = field(default=None, metadata=VIEWERS_ONLY)
-    """If it was out before poolwatch attached: the thread or task that has it now."""
+    """If it was out before poolwatch attached: what has it now, in words."""
     used_at: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """Where the code of that user is now that has it in a variable."""
     used: tuple[Frame, ...] = field(default=(), metadata=VIEWERS_ONLY)

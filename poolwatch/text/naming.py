@@ -141,14 +141,11 @@ def _split(url: str) -> tuple[str, str]:
 def holder_name(request: Hold | Wait) -> str:
     """The task's name if there is a task, else the thread's.
 
-    If it is unknown, but not who has the connection: that thread or task.
+    If it is unknown: what has the connection now.
     """
     if request.task:
         return task_name(request.task)
-    user = getattr(request, "user", None)
-    if request.thread is None and user is not None:
-        return f"used by {task_name(user)}"
-    return request.thread or "?"
+    return request.thread or getattr(request, "user", None) or "?"
 
 
 def task_name(name: str) -> str:
