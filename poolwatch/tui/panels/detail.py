@@ -237,7 +237,10 @@ def facts_of(row: Row) -> list[tuple[str, str, str]]:
     task = task_name(hold.task) if hold.task else ""
     holder = f"task {task} on thread {hold.thread}" if has_both else row.holder
     caller = full_place(hold.caller) if hold.caller else ""
-    held = f"{lasts(hold)}, after waiting {duration(hold.waited_s)}"
+    before = f"after waiting {duration(hold.waited_s)}"
+    if hold.adopted_s is not None:
+        before = "it was out when poolwatch attached"
+    held = f"{lasts(hold)}, {before}"
     usual = _usual_s(row)
     if usual is not None:
         held += f"; 99 of 100 holds of this line are shorter than {about(usual)}"
