@@ -10,6 +10,7 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable
+from itertools import compress, repeat
 from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from poolwatch.adapters.base import LibraryPools
     from poolwatch.adapters.recovery import Hooks
 
+_CHUNK = 50_000
 _APART_S = 0.05
 """Minimum time between two looks."""
 
@@ -152,14 +154,17 @@ def _meet_lent(library: LibraryPools, all_hooks: Collection[Hooks]) -> list[Any]
 
     Returns the tasks that were found on the way.
     """
-    task = getattr(sys.modules.get("asyncio"), "Task", ())
-    tasks = []
-    for each in gc.get_objects():
-        if issubclass(type(each), library.lent_classes):
+    asyncio = sys.modules.get("asyncio")
+    lent, task = library.lent_classes, () if asyncio is None else (asyncio.Task,)
+    kinds, heap, tasks = repeat((*lent, *task)), gc.get_objects(), []
+    for at in range(0, len(heap), _CHUNK):  # each chunk runs in C, for about 2 ms
+        chunk = heap[at : at + _CHUNK]
+        for each in compress(chunk, map(issubclass, map(type, chunk), kinds)):
+            if not issubclass(type(each), lent):
+                tasks.append(each)
+                continue
             for hooks in _with(library.lender_of(each), all_hooks):
                 hooks.meet(each)
-        elif issubclass(type(each), task):
-            tasks.append(each)
     return tasks
 
 
