@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.base import AdapterContext
+from poolwatch.ledger.pool_over_pool import find_lent
 from poolwatch.ledger.settings import Settings
 from poolwatch.runtime.gc_pause import undisturbed
 from poolwatch.runtime.guard import log
@@ -98,6 +99,7 @@ class InstrumentedPools:
         self._looks_again = True
         for adapter in self._loaded_adapters():
             adapter.adopt()
+        find_lent(dict(self._context.ledger.pools))
 
     def look_again(self) -> None:
         """After adopt(): look for what was on its way then, and took its time."""

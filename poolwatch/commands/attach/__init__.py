@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolwatch.commands.arguments import CHECK_EXIT_CODES, Parsers, add_dir, seconds
 from poolwatch.errors import PoolwatchError, UsageError
+from poolwatch.protocol import sockets
 from poolwatch.text.format import one_line, plural
 
 if TYPE_CHECKING:
@@ -213,7 +214,9 @@ def _tell_attached(target: Target, answer: dict[str, Any], took: float) -> None:
             f"when; {them} out before.{plain} What is taken from now on has its line."
         )
     where = target.outside(one_line(str(answer.get("directory", ""))))
-    print(f"see it: poolwatch ps --dir {where}, poolwatch tui --dir {where}")
+    usual = where == str(sockets.runtime_directory())
+    there = "" if usual else f" --dir {where}"
+    print(f"see it: poolwatch ps{there}, poolwatch tui{there}")
     print(f"undo:   poolwatch attach --undo {target.pid}")
 
 
