@@ -55,6 +55,8 @@ examples:
 _PAUSE_S = 0.01
 _BEFORE_WAKE_S = 0.5
 _STAYS_ARMED_S = 60.0
+_WORKS_S = 60.0
+"""Limit for an attach that has begun, in a process that is very busy."""
 
 
 def add(parsers: Parsers) -> argparse.ArgumentParser:
@@ -95,14 +97,15 @@ def run(options: argparse.Namespace) -> int:
     _ = target.version
     pending = arming.taken_back(target)
     socket = target.agent_socket()
-    if options.undo:
-        if socket is None and pending:
-            print(f"the attach to process {target.pid} is taken back; it had not begun")
-            return 0
-        if socket is None:
-            print(f"poolwatch is not attached to process {target.pid}")
-            return 0
-    elif socket is not None:
+    begun = any(each.has_begun() for each in arming.of_process(target))
+    if options.undo and socket is None and not begun:
+        print(
+            f"the attach to process {target.pid} is taken back; it had not begun"
+            if pending
+            else f"poolwatch is not attached to process {target.pid}"
+        )
+        return 0
+    if not options.undo and socket is not None:
         where = target.outside(str(socket.parent))
         print(f"process {target.pid} is already watched; its socket is in {where}")
         return 0
@@ -128,7 +131,6 @@ def _order(
         "undo": options.undo,
         "directory": None if options.dir is None else str(options.dir.absolute()),
         "deadline": until,
-        "patience": now + options.seconds,
     }
     armed = arming.Armed.make(target, order)
     try:
@@ -137,6 +139,13 @@ def _order(
         armed.remove(all_of_it=True)
         raise
     answer = _answer(target, armed, options)
+    if answer is None and armed.has_begun():
+        print(
+            f"process {target.pid} has begun and not finished in {_WORKS_S:g} s: it "
+            "is very busy. Look again later: poolwatch ps",
+            file=sys.stderr,
+        )
+        return 1
     if answer is None:
         return _not_answered(target, until, undo=options.undo, wake=options.wake)
     armed.remove(all_of_it=answer.get("said") != "attached")
@@ -154,8 +163,10 @@ def _answer(
     while True:
         answer = armed.answer()
         passed = time.monotonic() - began
-        if answer is not None or passed > options.seconds:
+        if answer is not None:
             return answer
+        if passed > (_WORKS_S if armed.has_begun() else options.seconds):
+            return armed.give_up()
         if options.wake and not woken and passed > _BEFORE_WAKE_S:
             wake(target)
             woken = True

@@ -30,7 +30,8 @@ from poolwatch.protocol.liveness import Peer
 _PLACES = ("tmp", "var/tmp", "dev/shm")
 _NAME = re.compile(r"poolwatch-attach-(\d+)-(\d+)-(\d+)-[0-9a-f]{16}")
 """Pid and start time of the process, the namespace of the pid, and a random part."""
-_SCRIPT, _ANSWER, _COPY = "script.py", "answer.json", "poolwatch"
+_SCRIPT, _BEGAN, _GIVEN_UP, _ANSWER = "script.py", "began", "given-up", "answer.json"
+_COPY = "poolwatch"
 _PACKAGE = Path(poolwatch.__file__).parent
 _NOT_NEEDED = ("__pycache__", "client", "commands", "sidecar", "testing", "tui")
 """Rooms that never run in an application."""
@@ -84,7 +85,7 @@ class Armed:
 
     def is_pending(self) -> bool:
         """Whether the script may still have to run."""
-        return (self._path / _SCRIPT).exists()
+        return (self._path / _SCRIPT).exists() and not self.has_begun()
 
     def _fill(self, order: Mapping[str, Any]) -> None:
         target, package = self._target, str(_PACKAGE)
@@ -122,7 +123,18 @@ class Armed:
 
     def disarm(self) -> None:
         """Take the order back: the script, once it runs, only removes itself."""
-        self._write({"deadline": 0.0, "patience": 0.0})
+        self._write({"deadline": 0.0})
+
+    def has_begun(self) -> bool:
+        """Whether the script has run, and its thread is at work."""
+        return (self._path / _BEGAN).exists()
+
+    def give_up(self) -> dict[str, Any] | None:
+        """Wait no more: from now on the process removes the files itself."""
+        flags = os.O_CREAT | os.O_NOFOLLOW
+        with suppress(OSError):
+            os.close(os.open(_GIVEN_UP, flags, 0o600, dir_fd=self._folder))
+        return self.answer()
 
     def answer(self) -> dict[str, Any] | None:
         """The answer, if there is one yet."""
@@ -148,7 +160,7 @@ class Armed:
         """Remove the script, which has run; the copy of poolwatch stays in use unless
         ``all_of_it`` is to go.
         """
-        for name in (_SCRIPT, _ANSWER):
+        for name in (_SCRIPT, _BEGAN, _GIVEN_UP, _ANSWER):
             with suppress(OSError):
                 os.unlink(name, dir_fd=self._folder)
         with suppress(OSError):

@@ -28,6 +28,7 @@ def _work(order: dict[str, Any]) -> None:
     def tell(answer: dict[str, Any]) -> None:
         _tell(order, answer)
 
+    _touch(order, "began")
     try:
         _load(order["package"])
         from poolwatch.agent.attached import obey
@@ -35,8 +36,15 @@ def _work(order: dict[str, Any]) -> None:
         obey(order, tell)
     except BaseException as error:  # noqa: BLE001 - no error may reach the application
         tell({"failed": f"{type(error).__name__}: {error}"})
-    if time.time() > order["patience"]:  # the command waits no more
-        _remove(order, only_files=True)
+    if os.path.exists(order["folder"] + "/given-up"):  # noqa: PTH110
+        _remove(order, only_files=True)  # the command waits no more
+
+
+def _touch(order: dict[str, Any], name: str) -> None:
+    from contextlib import suppress
+
+    with suppress(OSError):  # the command may have removed the directory
+        os.close(os.open(order["folder"] + "/" + name, os.O_CREAT, 0o600))
 
 
 def _load(package: str) -> None:
@@ -79,7 +87,7 @@ def _remove(order: dict[str, Any], *, only_files: bool = False) -> None:
     if not only_files:
         shutil.rmtree(order["folder"], ignore_errors=True)
         return
-    for name in ("script.py", "answer.json"):
+    for name in ("script.py", "began", "given-up", "answer.json"):
         with suppress(OSError):
             os.unlink(order["folder"] + "/" + name)  # noqa: PTH108
     with suppress(OSError):  # poolwatch may be loaded from there
