@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
+from poolwatch.adapters.adoption import adopt
 from poolwatch.adapters.patching import Patches, with_parameters_of
 from poolwatch.ledger.checkout import Gauges
 from poolwatch.ledger.ledger import Ledger
@@ -20,6 +21,8 @@ from poolwatch.runtime.guard import Guard, log
 from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
+    from types import CodeType
+
     from poolwatch.adapters.recovery import Hooks
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Frame
@@ -95,6 +98,11 @@ class LibraryPools(ABC):
         self._patches = Patches()
         """The wrapped methods of the library's classes."""
 
+    lent_classes: tuple[type, ...] = ()
+    """Classes of what is lent, if the pool itself does not know what is out."""
+    request_codes: tuple[CodeType, ...] = ()
+    """Codes of the methods that wait for a connection; the pool is their ``self``."""
+
     # -- what differs by library -------------------------------------------------------
 
     @abstractmethod
@@ -168,6 +176,10 @@ class LibraryPools(ABC):
     def keeps_connections(self, target: Any) -> bool:
         """Whether making such pools again and again costs connections."""
         return True
+
+    def lender_of(self, connection: Any) -> Any:
+        """The pool that has lent an instance of ``lent_classes``; None if none has."""
+        return getattr(connection, "_pool", None)
 
     def is_ready(self, target: Any) -> bool:
         """Whether ``__init__`` has done enough for the pool to be hooked."""
@@ -255,6 +267,12 @@ class LibraryPools(ABC):
             # by type(): isinstance() would run the code of a proxy object
             if issubclass(type(each), self.patched_classes):
                 self.watch_discovered(each, exists=True)
+
+    def adopt(self) -> None:
+        """Make holds of the connections that are out without one. Call it again: a
+        connection is adopted at the second look.
+        """
+        adopt(self, list(self._hooks.values()), self._context.sites)
 
     def unwatch_all(self) -> None:
         """Remove the hooks of all pools."""

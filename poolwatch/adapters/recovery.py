@@ -9,7 +9,7 @@ greenlet or thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from time import monotonic
 from types import FunctionType, MethodType
@@ -19,6 +19,7 @@ from poolwatch.adapters.failed_connects import connections_opened
 from poolwatch.ledger.slots import Failed
 
 if TYPE_CHECKING:
+    from poolwatch.adapters.adoption import Adoption, Unheld
     from poolwatch.ledger.checkout import Checkout
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.runtime.guard import Guard
@@ -69,6 +70,8 @@ class Hooks:
     """Disables the hooks after a failure."""
     prove_dropped = True
     """Detect dropped holds in pools that keep references to connections in use."""
+    adoption: Adoption | None = None
+    """Set if connections that were out before the hooks are adopted."""
     _explain: Callable[[str], str]
     _report_failure: Callable[[PoolLedger, BaseException], None]
 
@@ -84,6 +87,13 @@ class Hooks:
     def remove(self) -> None:
         """Remove all hooks. Checkouts in progress finish unrecorded."""
         raise NotImplementedError
+
+    def meet(self, connection: Any) -> None:
+        """Take note of a connection that may have been lent before the hooks."""
+
+    def unheld(self) -> Iterable[Unheld]:
+        """The connections that are out and have no hold."""
+        return ()
 
     def request_failed(
         self, checkout: Checkout, error: BaseException, timed_out: bool

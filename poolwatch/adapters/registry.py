@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.base import AdapterContext
+from poolwatch.ledger.pool_over_pool import find_lent
 from poolwatch.ledger.settings import Settings
 from poolwatch.runtime.gc_pause import undisturbed
 from poolwatch.runtime.guard import log
@@ -30,6 +31,7 @@ class InstrumentedPools:
         self._adapters: dict[str, LibraryPools | None] = {}
         """By the module of the library; None if the adapter failed to load."""
         self._settings_for_all: Settings | None = None
+        self._looks_again = False
         self._pending_imports: dict[str, Callable[[], None]] = {}
         """By the module that is not loaded yet: the function that cancels its import
         hook.
@@ -91,6 +93,19 @@ class InstrumentedPools:
             elif name not in self._pending_imports:
                 loaded = partial(self._library_loaded, name, existing=False)
                 self._pending_imports[name] = when_imported(name, loaded)
+
+    def adopt(self) -> None:
+        """Make holds of the connections that were out before the pools were hooked."""
+        self._looks_again = True
+        for adapter in self._loaded_adapters():
+            adapter.adopt()
+        find_lent(dict(self._context.ledger.pools))
+
+    def look_again(self) -> None:
+        """After adopt(): look for what was on its way then, and took its time."""
+        if self._looks_again:
+            self.adopt()
+            self._looks_again = False
 
     def unwatch_all(self) -> None:
         """Remove all hooks, including the import hooks."""

@@ -32,7 +32,7 @@ def add_circumstances(
         if each.kind is not None:
             key = each.kind, each.hold.site
             known = oldest.setdefault(key, (checkout, each))
-            if each.hold.held_s > known[1].hold.held_s:
+            if each.hold.known_s > known[1].hold.known_s:
                 oldest[key] = checkout, each
     for checkout, each in oldest.values():
         each.evidence.circumstances = _of_hold(pool, checkout, each.evidence)

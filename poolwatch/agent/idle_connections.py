@@ -10,6 +10,7 @@ from itertools import islice
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, LastUse
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import IdleConnection
+from poolwatch.stacks.capture import UNKNOWN_STACK
 
 _MAX_IDLE = 128
 """Idle connections that are listed per pool."""
@@ -72,6 +73,7 @@ def _returned(pool: PoolLedger, holds: Iterable[Checkout]) -> list[ConnectionFac
         facts
         for facts in list(pool.connections.values())
         if facts.last_use is not None
+        and LastUse._make(facts.last_use).stack is not UNKNOWN_STACK
         and not facts.closed
         and facts.backend_pid is not None
         and facts.process == own_pid

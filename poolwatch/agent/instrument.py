@@ -87,6 +87,8 @@ class Agent:
         """Whether the interpreter is shutting down."""
         self.listens = True
         """Whether it listens by itself; False in a test run before instrument()."""
+        self.directory: Path | None = None
+        """The socket directory, if an attach has chosen one."""
         self.requested: Callable[[], object] = bool
         """Called at the first request of each thread, until the agent listens."""
 
@@ -179,7 +181,7 @@ class Agent:
         servers = ServerView(self.ledger, connection_facts, self.outages)
         self._watchdog = Watchdog(self.source, self.ledger)
         server = open_server(
-            directory,
+            directory or self.directory,
             ledger=self.ledger,
             source=self.source,
             servers=servers,
@@ -198,6 +200,8 @@ class Agent:
         if self._watchdog is None or self._guard.tripped or not self.listens:
             return
         try:
+            if self.pools is not None:
+                self.pools.look_again()
             self.outages.check(self.ledger.pools.values())
             self._watchdog.tick()
         except Exception as error:  # noqa: BLE001 - no error may reach the application
@@ -257,6 +261,8 @@ class Agent:
         server, self._server = self._server, None
         self._pid = os.getpid()
         self._starting = threading.Lock()
+        if self.pools is None:  # nothing is instrumented, or not any more
+            return
         self.per_thread.__dict__.clear()
         per_greenlet.clear()
         self.ledger.forget_parent()
@@ -265,8 +271,7 @@ class Agent:
         self.source.forget()
         self._early_ticks.clear()
         self.__dict__.pop("outages", None)
-        if self.pools is not None:
-            self.pools.forget_parent()
+        self.pools.forget_parent()
         if server is not None:
             server.abandon()
 
@@ -309,7 +314,7 @@ class Agent:
             self.source.forget()
         self.per_thread = PerThread()  # the next checkout of any thread listens again
         per_greenlet.clear()
-        self.pools = None
+        self.pools = self.directory = None
         self.ledger.changes += 1
 
 
@@ -317,11 +322,7 @@ agent = Agent()
 
 
 def _at_fork(method: str) -> Callable[[], None]:
-    """Return a fork handler that calls a method of the agent.
-
-    It holds a weak reference only: fork handlers stay alive until the interpreter ends,
-    and so does everything they refer to.
-    """
+    """Return a fork handler, with a weak reference: it lives as long as Python."""
     return partial(methodcaller(method), proxy(agent))
 
 

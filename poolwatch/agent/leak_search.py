@@ -7,15 +7,20 @@ together take at most 2 % of a core.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.diagnosis.evidence import HoldEvidence, Search
-from poolwatch.diagnosis.verdicts import proven_unused
+from poolwatch.diagnosis.verdicts import proven_unused, suspicious
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
 from poolwatch.stacks.compare import user_frames
+
+if TYPE_CHECKING:
+    from poolwatch.diagnosis.references.search import SearchResult
 
 _MIN_REUSE_S = 3.0
 """Minimum time for which a result is reused."""
@@ -25,6 +30,9 @@ _MAX_REPEATED_S = 1.0
 """A first search that took longer is not repeated: a viewer waits for the snapshot."""
 _CONFIRMATIONS = 2
 """Consecutive snapshots that must find a hold leaked before it is reported."""
+
+_BRIEF_BUDGET_S = 0.3
+"""Computing time for the paths of adopted holds that are not suspicious."""
 
 EvidenceByHold = Mapping[Checkout, HoldEvidence]
 
@@ -185,13 +193,33 @@ def _same_place(now: tuple[Frame, ...], before: tuple[Frame, ...]) -> bool:
 
 
 def _search(suspects: EvidenceByHold) -> tuple[dict[int, Search], tuple[str, ...]]:
-    """Return the search result of each hold by number, and what was left out."""
-    from poolwatch.diagnosis.references.hidden import may_hide
-    from poolwatch.diagnosis.references.search import find_all  # loaded on suspicion
+    """Return the search result of each hold by number, and what was left out.
 
-    result = find_all(
+    An adopted hold that is not suspicious needs any path, and no proof.
+    """
+    from poolwatch.diagnosis.references.search import find_all, find_paths
+
+    brief = {h: e for h, e in suspects.items() if h.adopted and not suspicious(e)}
+    others = {hold: e for hold, e in suspects.items() if hold not in brief}
+    paths = partial(find_paths, budget_s=_BRIEF_BUDGET_S, nodes=1_000_000, prove=False)
+    found, left_out = _results(others, find_all)
+    return {**found, **_results(brief, paths)[0]}, left_out
+
+
+def _results(
+    suspects: EvidenceByHold, find: Callable[..., SearchResult]
+) -> tuple[dict[int, Search], tuple[str, ...]]:
+    from poolwatch.diagnosis.references.hidden import may_hide
+
+    if not suspects:
+        return {}, ()
+    result = find(
         {str(hold.number): hold.proxy for hold in suspects},
-        {str(hold.number): hold.stack_key_and_task() for hold in suspects},
+        holders={
+            str(hold.number): hold.stack_key_and_task()
+            for hold in suspects
+            if not hold.adopted
+        },
     )
     found = {}
     for hold, evidence in suspects.items():

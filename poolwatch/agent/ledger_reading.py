@@ -29,7 +29,8 @@ from poolwatch.stacks.current import (
     task_stack,
     thread_stacks,
 )
-from poolwatch.stacks.holder import Holder
+from poolwatch.stacks.holder import Holder, TaskRef
+from poolwatch.text.naming import task_name
 
 _GRACE_S = 1.0
 """Time for the server to end the session of a closed connection."""
@@ -198,7 +199,8 @@ class LedgerReading:
             ended_owner=hold.ended_owner(),
             long_hold=hold.context.long_hold,
             dropped=hold.is_dropped(),
-            stack=hold.stack.frames(now),
+            adopted=hold.adopted,
+            stack=() if hold.adopted else hold.stack.frames(now),
             now=now,
             site=hold.stack.site(),
             owner=hold.requester(),
@@ -206,7 +208,7 @@ class LedgerReading:
         if usage is not None:
             evidence.statement_s = usage.running_s(self.now)
             evidence.unused_s = usage.unused_s(self.now)
-            evidence.by_others = usage.by_others
+            evidence.by_others = usage.by_others and not hold.adopted
         if hold.work is not None:
             evidence.framework = "persistent" if hold.work.is_over else "thread"
             evidence.kept = _kept(hold.work, self._holder_stack(hold.holder))
@@ -247,6 +249,22 @@ class LedgerReading:
             evidence.called_again = True
             evidence.frames_left = 0
 
+    def follow_users(self) -> None:
+        """Give each adopted hold the stack of the user of its connection."""
+        for hold, evidence in self.holds():
+            search = evidence.search if hold.adopted else None
+            path = None if search is None else search.path
+            if path is None or not path.in_use or path.user is None:
+                evidence.user = None if path is None else f"kept by {path.steps[0]}"
+                continue
+            thread = self._threads.get(path.user.thread or 0, ())
+            task = None if path.user.task is None else path.user.task()
+            stack = thread if task is None else task_stack(TaskRef(task), thread)
+            evidence.now = resolve(stack)
+            evidence.user = f"used by {task_name(path.user.name)}"
+            evidence.used_at = path.frame
+            evidence.activity = activity_of(evidence.now)
+
     def holds(self) -> list[tuple[Checkout, HoldEvidence]]:
         """Return the holds of all pools."""
         return [each for pool in self.pools for each in pool.holds.items()]
@@ -256,7 +274,7 @@ class LedgerReading:
         return {
             hold: evidence
             for hold, evidence in self.holds()
-            if (evidence.one_of_several or suspicious(evidence))
+            if (evidence.adopted or evidence.one_of_several or suspicious(evidence))
             and not evidence.dropped
         }
 

@@ -173,7 +173,7 @@ def _judged(
     evidence: HoldEvidence,
     caller: Frame | None,
 ) -> JudgedHold:
-    facts, usage = checkout.facts, checkout.usage
+    facts, usage, adopted = checkout.facts, checkout.usage, checkout.adopted
     evidence.inherited = facts is not None and facts.process != os.getpid()
     if usage is None and evidence.one_of_several:
         evidence.no_statement = sees_statements(pool, checkout.stack)
@@ -187,9 +187,9 @@ def _judged(
         id=f"h{checkout.number}",
         pool=pool.id,
         backend_pid=facts.backend_pid if facts else None,
-        held_s=evidence.held_s,
-        waited_s=checkout.checked_out_at - checkout.requested_at,
-        thread=checkout.holder.name,
+        held_s=None if adopted else evidence.held_s,
+        waited_s=None if adopted else checkout.checked_out_at - checkout.requested_at,
+        thread=None if adopted else checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=reading.labels(checkout),
         site=evidence.site,
@@ -206,6 +206,9 @@ def _judged(
         unused_s=evidence.unused_s,
         caller=caller,
         earlier_lock=_earlier_lock(checkout, reading.now),
+        adopted_s=evidence.held_s if adopted else None,
+        user=evidence.user,
+        used_at=evidence.used_at,
     )
     return JudgedHold(hold, judgement.kind, evidence)
 
@@ -222,16 +225,18 @@ def _wait(
     reading: LedgerReading, pool: str, checkout: Checkout, caller: Frame | None
 ) -> Wait:
     submitter = reading.submitter(checkout)
+    waited_s = max(0.0, reading.now - checkout.requested_at)
     return Wait(
         id=f"w{checkout.number}",
         pool=pool,
-        waited_s=max(0.0, reading.now - checkout.requested_at),
+        waited_s=None if checkout.adopted else waited_s,
         thread=checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=reading.labels(checkout),
         site=checkout.stack.site(),
         stack=checkout.stack.frames(reading.stack_now(checkout)) + submitter.stack,
         caller=caller,
+        adopted_s=waited_s if checkout.adopted else None,
     )
 
 

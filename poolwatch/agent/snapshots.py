@@ -76,6 +76,7 @@ class LedgerSource:
             reading.verify()
         reading.submitters = self._submitters.find(reading.requests())
         leak_search.attach_cached(reading)
+        reading.follow_users()
         standstill = self._standstills.read(reading, search=search)
         pools = [
             pool_records(
@@ -99,8 +100,8 @@ class LedgerSource:
             poolwatch=VERSION,
             started_at=_STARTED,
             pools=tuple([pool.evidence.stats for pool in pools]),
-            holds=tuple(sorted(holds, key=lambda hold: -hold.held_s)),
-            waits=tuple(sorted(waits, key=lambda wait: -wait.waited_s)),
+            holds=tuple(sorted(holds, key=lambda hold: -hold.known_s)),
+            waits=tuple(sorted(waits, key=lambda wait: -wait.known_s)),
             sites=tuple([each for pool in pools for each in pool.figures.sites]),
             callers=tuple([each for pool in pools for each in pool.figures.callers]),
             labels=tuple([each for pool in pools for each in pool.figures.labels]),

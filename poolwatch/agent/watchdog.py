@@ -26,7 +26,14 @@ from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Frame, Hold
 from poolwatch.runtime.guard import log
 from poolwatch.stacks.capture import CapturedStack
-from poolwatch.text.format import duration, one_line, place, plural, site_and_callers
+from poolwatch.text.format import (
+    duration,
+    lasts,
+    one_line,
+    place,
+    plural,
+    site_and_callers,
+)
 
 PERIOD_S = 1.0
 _RECHECK_S = 5.0
@@ -126,7 +133,7 @@ class Watchdog:
                 continue
             if number in self._reported:
                 continue
-            self._reported[number] = _Reported(hold.pool, hold.site, now - hold.held_s)
+            self._reported[number] = _Reported(hold.pool, hold.site, now - hold.known_s)
             by_site[hold.pool, hold.site].append(hold)
         for (pool_id, _), holds in by_site.items():
             log().warning("%s", _leak_text(holds, names.get(pool_id, "?")))
@@ -237,7 +244,7 @@ def _is_suspicious(hold: Checkout, pool: PoolLedger, now: float) -> bool:
 
 def _leak_text(holds: Sequence[Hold], pool: str) -> str:
     """Return the log entry for the new leaks of one call site, with the oldest one."""
-    hold = max(holds, key=lambda each: each.held_s)
+    hold = max(holds, key=lambda each: each.known_s)
     function = f" in {hold.site.function}" if hold.site else ""
     if len(holds) > 1:
         function += f" (and {len(holds) - 1} more there)"
@@ -245,12 +252,12 @@ def _leak_text(holds: Sequence[Hold], pool: str) -> str:
     lines = [
         one_line(
             f"leak on pool {pool!r}: connection checked out at {where}{function}, "
-            f"{duration(hold.held_s)} ago, is still not returned"
+            f"{lasts(hold)} ago, is still not returned"
         ),
         *(f"  {one_line(each)}" for each in hold.evidence),
         *_stack_lines("checked out here", hold.stack),
     ]
-    if hold.used and hold.used[0] != hold.stack[0]:
+    if hold.used and hold.used[:1] != hold.stack[:1]:
         lines += _stack_lines("last used here", hold.used)
     return "\n  ".join(lines)
 

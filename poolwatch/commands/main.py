@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from poolwatch.commands import (
     advise,
+    attach,
     bench,
     check,
     completion,
@@ -29,8 +30,8 @@ from poolwatch.commands.installed import ShowInstalled
 from poolwatch.errors import PoolwatchError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
-    ps, tui, serve, demo, check, advise, profile, run, sidecar, history, report, bench,
-    completion,
+    ps, tui, serve, demo, check, advise, profile, run, attach, sidecar, history, report,
+    bench, completion,
 )  # fmt: skip
 """Commands are cheap to import: each imports its dependencies when it runs."""
 

@@ -26,6 +26,7 @@ from poolwatch.text.format import (
     duration,
     fit,
     fit_end,
+    lasts,
     one_line,
     place,
     plural,
@@ -153,7 +154,7 @@ def _process(
         yield "  no connection is held"
     for wait in process.waits:
         who = one_line(holder_name(wait))
-        what = f"waiting {duration(wait.waited_s)}: {who} at {call_site(wait)}"
+        what = f"waiting {lasts(wait)}: {who} at {call_site(wait)}"
         yield from wrapped(what, style, 2)
     if leaves_open(process):
         left_out = one_line("; ".join(process.left_out))
@@ -253,7 +254,7 @@ def _findings(
 
 def _stacks(hold: Hold, style: Style) -> Iterable[str]:
     backend = f", backend {hold.backend_pid}" if hold.backend_pid else ""
-    title = f"{hold.verdict} {duration(hold.held_s)}: {_holder(hold)}{backend}"
+    title = f"{hold.verdict} {lasts(hold)}: {_holder(hold)}{backend}"
     yield from wrapped(title, style, 2)
     if hold.evidence:
         evidence = one_line("; ".join(hold.evidence))
@@ -262,7 +263,13 @@ def _stacks(hold: Hold, style: Style) -> Iterable[str]:
     for title, frames, missing in (
         ("checked out here", _from_site(stack, hold.site), "unknown"),
         ("last used here", hold.used, "no statement was seen"),
-        ("now here", hold.now, "the holder has ended, or cannot be read"),
+        (
+            "now here",
+            hold.now,
+            "the holder has ended, or cannot be read"
+            if hold.adopted_s is None
+            else "no running code has it",
+        ),
     ):
         texts = [_frame(frame) for frame in _own_frames(frames, hold.site)] or [missing]
         for at, text in enumerate(texts):
@@ -308,7 +315,7 @@ def _statement(hold: Hold) -> str:
 
 _HOLD_COLUMNS: tuple[tuple[str, int, Callable[[Hold], str]], ...] = (
     ("VERDICT", 7, lambda hold: hold.verdict),
-    ("HELD", 6, lambda hold: duration(hold.held_s)),
+    ("HELD", 6, lasts),
     ("HOLDER", 8, _holder),
     ("CALL SITE", 20, call_site),
     ("PID", 6, lambda hold: str(hold.backend_pid or "-")),

@@ -71,8 +71,16 @@ class HoldEvidence:
     """All evidence about one hold at one moment."""
 
     held_s: float
+    """Seconds since the checkout; of an adopted hold, since its adoption."""
     long_after: float
     """Seconds after which a hold of this pool counts as long."""
+    adopted: bool = False
+    """It was out before it was seen: call site, holder and age are unknown. What is
+    known of a holder (``now``, ``activity``) is then of the user of the connection."""
+    user: str | None = None
+    """That user, a thread or task, or else what keeps the connection, in words."""
+    used_at: Frame | None = None
+    """Where its frame is now that has the connection."""
     ended_owner: str | None = None
     """The thread or task that is the holder, in words, if it has ended."""
     long_hold: str | None = None

@@ -121,12 +121,12 @@ class HoldProfile:
             callers = (split or {}).get((hold.pool, hold.site), ())
             caller = hold.caller if hold.caller in callers else None
             group = Group(_name(process), names[hold.pool], hold.site, caller)
-            seen = holds[hold.id] = _SeenHold(group, _stack_of(hold), hold.held_s)
+            seen = holds[hold.id] = _SeenHold(group, _stack_of(hold), hold.known_s)
             if before is None:
-                grown = min(hold.held_s, unseen_s)
+                grown = min(hold.known_s, unseen_s)
             else:
                 known = before.holds.get(hold.id)
-                grown = hold.held_s - (known.held_s if known else 0.0)
+                grown = hold.known_s - (known.held_s if known else 0.0)
             self._share(seen).seen_s += max(0.0, grown)
         if before is not None:
             self._end_holds(before, at, holds)

@@ -22,7 +22,14 @@ from poolwatch.model import (
     Process,
     Severity,
 )
-from poolwatch.text.format import call_site, duration, place, plural, site_and_callers
+from poolwatch.text.format import (
+    call_site,
+    duration,
+    lasts,
+    place,
+    plural,
+    site_and_callers,
+)
 
 _RECENT_S = 600.0
 """Seconds for which an ended use of a parent's connection is reported."""
@@ -109,7 +116,7 @@ def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
     findings = []
     for (kind, pool, site), members in groups.items():
         wording = _PER_SITE[kind]
-        oldest, _, evidence = max(members, key=lambda each: each.hold.held_s)
+        oldest, _, evidence = max(members, key=lambda each: each.hold.known_s)
         group = [each.hold for each in members]
         findings.append(
             Finding(
@@ -120,7 +127,7 @@ def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
                     where=site_and_callers(site, *(hold.caller for hold in group)),
                     many=plural(len(group), "connection"),
                     them="it" if len(group) == 1 else "them",
-                    age=duration(oldest.held_s),
+                    age=lasts(oldest),
                 ),
                 proof="; ".join(oldest.evidence),
                 remedy=remedy_for(

@@ -150,7 +150,7 @@ def _of_site(group: Group) -> str | None:
         site=site_and_callers(holds[0].site, *dict.fromkeys(h.caller for h in holds)),
         many=plural(len(holds), "connection"),
         where=group.where,
-        held=duration(max(hold.held_s for hold in holds)),
+        held=duration(max(hold.known_s for hold in holds)),
         state=duration(max((row.state_age_s or 0.0 for row in rows), default=None)),
     )
 

@@ -120,5 +120,5 @@ def _rank(case: Case) -> tuple[int, float]:
         rows = [hold.server for hold in holds if hold.server is not None]
         longest = max([row.state_age_s or 0.0 for row in rows], default=0.0)
     else:
-        longest = max([hold.held_s for hold in holds], default=0.0)
+        longest = max([hold.known_s for hold in holds], default=0.0)
     return severity_rank(case.finding.severity), -longest

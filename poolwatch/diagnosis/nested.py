@@ -125,8 +125,8 @@ class _Nested(NamedTuple):
     def of(
         cls, holds: Sequence[Hold], waits: Sequence[Wait], unused: Container[str]
     ) -> _Nested:
-        outer = max(holds, key=lambda hold: hold.held_s)
-        inner = waits[0] if waits else min(holds, key=lambda hold: hold.held_s)
+        outer = max(holds, key=lambda hold: hold.known_s)
+        inner = waits[0] if waits else min(holds, key=lambda hold: hold.known_s)
         return cls(outer, inner, holds, waits, outer.id in unused)
 
     @property
@@ -139,7 +139,7 @@ class _Nested(NamedTuple):
 
 def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
     """One finding for all holders that nest at one pair of call sites."""
-    first = max(group, key=lambda each: each.outer.held_s)
+    first = max(group, key=lambda each: each.outer.known_s)
     outer, inner = first.outer, first.inner
     who, hold, has = first.who, "holds a connection", "has checked out another one"
     if len(group) > 1:

@@ -21,6 +21,7 @@ from poolwatch.model import (
 from poolwatch.text.format import (
     call_site,
     duration,
+    lasts,
     place,
     plural,
     short_time,
@@ -100,7 +101,7 @@ def exhausted_text(
     names. ``out``: the connections that are out, also by what was not recorded.
     """
     capacity = sum(pool.capacity or 0 for pool in pools)
-    oldest = duration(max(wait.waited_s for wait in waits))
+    oldest = lasts(max(waits, key=lambda wait: wait.known_s))
     limits = {pool.timeout_s for pool in pools}
     (limit,) = limits if len(limits) == 1 else (None,)
     most = f" of {duration(limit)}" if limit else ""
@@ -246,7 +247,7 @@ def undersized(
     small: more connections would be held in the same way.
     """
     capacity = pool.capacity
-    longest = max((wait.waited_s for wait in waits), default=0.0)
+    longest = max((wait.known_s for wait in waits), default=0.0)
     out = len(holds) - pool.slotless
     if capacity is None or out < capacity or longest < _NOTICEABLE_WAIT_S:
         return []
@@ -256,7 +257,7 @@ def undersized(
     usual = pool.hold_s.p99
     if pool.hold_s.count < _ENOUGH_HOLDS or usual is None:
         return []
-    if max(hold.held_s for hold in holds) > 2 * max(usual, _NOTICEABLE_WAIT_S):
+    if max(hold.known_s for hold in holds) > 2 * max(usual, _NOTICEABLE_WAIT_S):
         return []  # the requests wait for these holds; the size is not the cause
     if _share_in_sql(holds) < _MOSTLY or _any_at(holds, outside):
         return []
@@ -284,7 +285,7 @@ def _share_in_sql(holds: Sequence[Hold]) -> float:
     known = [hold for hold in holds if hold.in_sql_s is not None]
     if len(known) < len(holds):
         return 1.0
-    held = sum(hold.held_s for hold in known)
+    held = sum(hold.known_s for hold in known)
     return sum(hold.in_sql_s or 0.0 for hold in known) / held if held else 1.0
 
 

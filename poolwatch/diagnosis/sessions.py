@@ -233,8 +233,8 @@ def _open_s(blocker: Session) -> float:
     if hold is None or row is None:
         return 0.0
     if blocker.advisory or (row.xact_age_s is None and row.state != "idle"):
-        return hold.held_s
-    return min(hold.held_s, row.xact_age_s or 0.0)
+        return hold.known_s
+    return min(hold.known_s, row.xact_age_s or 0.0)
 
 
 def _kept_lock(blocker: Session, waited_s: float) -> KeptLock | None:
@@ -250,7 +250,8 @@ def _kept_lock(blocker: Session, waited_s: float) -> KeptLock | None:
     if hold is not None and hold.server is not None:
         request = hold.earlier_lock
         is_earlier = request is not None and not hold.may_have_ended
-        if is_earlier or waited_s >= (hold.held_s if request is None else 0.0):
+        out_s = hold.held_s if request is None else 0.0  # None: adopted, nobody knows
+        if is_earlier or (out_s is not None and waited_s >= out_s):
             return KeptLock(request, request.site if request else None)
     elif idle is not None and idle.server is not None:
         request, was_idle = idle.lock, idle.unchanged_s >= 0.0

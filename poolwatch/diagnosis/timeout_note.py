@@ -10,7 +10,14 @@ from collections.abc import Iterable, Sequence
 
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
 from poolwatch.stacks.classify import activity_of
-from poolwatch.text.format import activity, call_site, duration, one_line, place, plural
+from poolwatch.text.format import (
+    activity,
+    call_site,
+    lasts,
+    one_line,
+    place,
+    plural,
+)
 from poolwatch.text.naming import task_name
 
 _MAX_SITES = 8
@@ -52,23 +59,23 @@ def _holders(holds: Iterable[Hold]) -> list[str]:
 
 
 def _holder(site: Frame | None, caller: Frame | None, group: Sequence[Hold]) -> str:
-    first = max(group, key=lambda hold: hold.held_s)
+    first = max(group, key=lambda hold: hold.known_s)
     function = f" in {site.function}" if site else ""
     if caller:
         function += f" from {place(caller)} in {caller.function}"
     return _line(
         f"{len(group)} held by {place(site)}{function}, longest "
-        f"{duration(first.held_s)} ({_who(first)}); now: {_now(first)}"
+        f"{lasts(first)} ({_who(first)}); now: {_now(first)}"
     )
 
 
 def _waiters(waits: Sequence[Wait]) -> list[str]:
     if not waits:
         return []
-    oldest = max(waits, key=lambda wait: wait.waited_s)
+    oldest = max(waits, key=lambda wait: wait.known_s)
     return [
         _line(
-            f"{len(waits)} waiting, the longest for {duration(oldest.waited_s)} "
+            f"{len(waits)} waiting, the longest for {lasts(oldest)} "
             f"at {call_site(oldest)}"
         )
     ]
@@ -102,4 +109,4 @@ def _who(hold: Hold) -> str:
 
 
 def _oldest(holds: Iterable[Hold]) -> float:
-    return max(hold.held_s for hold in holds)
+    return max(hold.known_s for hold in holds)

@@ -23,6 +23,7 @@ class Judgement(NamedTuple):
     reasons: tuple[str, ...]
 
 
+_ADOPTED = "was out when poolwatch attached: call site, holder and age unknown"
 _DROPPED = "only the pool refers to it: no code can return it any more"
 
 
@@ -36,7 +37,7 @@ def suspicious(hold: HoldEvidence) -> bool:
         return False
     if hold.held_s < hold.long_after or _used_recently(hold):
         return False
-    return hold.frames_left < hold.frames_at_checkout
+    return hold.adopted or hold.frames_left < hold.frames_at_checkout
 
 
 def proven_unused(hold: HoldEvidence, search: Search | None) -> bool:
@@ -78,7 +79,7 @@ def _leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
     if hold.ended_owner:
         return Judgement("leaked", "leaked.orphaned", (*reasons, kept_alive))
     returned = "the code that checked it out has returned, and no running code has it"
-    if hold.loop_stopped:
+    if hold.loop_stopped or hold.adopted:
         returned = "no running code has it"
     return Judgement(
         "leaked", "leaked.abandoned", (_age(hold), *reasons, returned, kept_alive)
@@ -87,8 +88,9 @@ def _leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
 
 def _not_leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
     if hold.held_s < hold.long_after:
-        return Judgement("ok", None, reasons)
-    if hold.frames_left < hold.frames_at_checkout and _used_recently(hold):
+        return Judgement("ok", None, reasons + (_use(hold) if hold.adopted else ()))
+    moved_on = hold.adopted or hold.frames_left < hold.frames_at_checkout
+    if moved_on and _used_recently(hold):
         used_s = hold.held_s - (hold.unused_s or 0.0)
         if used_s < hold.long_after:  # its known use did not last long
             return Judgement("ok", None, reasons)
@@ -112,7 +114,11 @@ def _use(hold: HoldEvidence) -> tuple[str, ...]:
     if search is None:
         return ()
     if search.path is not None and search.in_use:
-        return (f"in use by {search.path.words}",)
+        user = search.path.user if hold.adopted else None
+        who = "" if user is None else f", {user.words}"
+        return (f"in use by {search.path.words}{who}",)
+    if search.path is not None and hold.adopted:
+        return (f"kept alive by {search.path.words}",)
     if search.unseen and suspicious(hold):
         return (f"not known whether it is in use: {search.unseen}",)
     return ()
@@ -155,11 +161,13 @@ def _sent_last_statement(hold: HoldEvidence, frame: Frame) -> bool:
 
 
 def _age(hold: HoldEvidence) -> str:
-    return f"held {duration(hold.held_s)}; long_after is {duration(hold.long_after)}"
+    least = "at least " if hold.adopted else ""
+    held, limit = duration(hold.held_s), duration(hold.long_after)
+    return f"held {least}{held}; long_after is {limit}"
 
 
 def _circumstances(hold: HoldEvidence) -> tuple[str, ...]:
-    reasons = []
+    reasons = [_ADOPTED] if hold.adopted else []
     if hold.ended_owner:
         reasons.append(f"{hold.ended_owner} checked it out and has ended")
     if hold.loop_stopped:

@@ -37,6 +37,9 @@ def _no_proxy() -> None:
 class Checkout:
     """One request for a connection, and the hold it becomes."""
 
+    adopted = False
+    """Whether it was out before it was seen: see :mod:`poolwatch.ledger.adopted`."""
+
     __slots__ = (
         "checked_out_at",
         "context",

@@ -97,6 +97,9 @@ class PoolLedger:
         self.find_dropped: Callable[[], None] = _no_check
         """Has the adapter find dropped connections, in pools that refer to connections
         that are checked out and so have no event for a drop."""
+        self.adopt: Callable[[], None] = _no_check
+        """Has the adapter make holds of connections that are out without one, if the
+        pool was in use before poolwatch came."""
         self.per_thread = False
         """Whether every thread opens a connection of its own, without a pool: a hold
         takes no connection from any other thread."""
@@ -272,13 +275,8 @@ class PoolLedger:
 
         Tables are cleared in place because the hooks refer to them.
         """
-        for table in (
-            self.holds,
-            self.detached,
-            self.waits,
-            self.blamed,
-            self.inherited,
-        ):
+        tables = self.holds, self.detached, self.waits, self.blamed, self.inherited
+        for table in tables:
             table.clear()
         self._sites.forget()
         self.recently_closed.clear()
@@ -329,6 +327,7 @@ class PoolLedger:
 
         A shared connection may be dropped without an event: its hold ends here.
         """
+        self.adopt()
         self.find_dropped()
         if self.shared:
             for hold in list(self.holds.values()):
@@ -353,8 +352,7 @@ class PoolLedger:
     def mark(self, now: float) -> None:
         """Note the seconds waited so far: see WaitRate."""
         all_stats = self._sites.all()
-        count = sum(each.count for each in all_stats)
-        self._note_use(count, now)
+        self._note_use(self._sites.count(), now)
         ended = sum(each.wait.total + sum(each.waited) for each in all_stats)
         failed = self._failed_waits.total + sum(self._failed)
         self._wait_rate.mark(now, ended + failed + self._waiting(now))
@@ -386,9 +384,9 @@ class PoolLedger:
             hold_s = merged(stats.hold for stats in all_stats)
             served_s = merged(stats.wait for stats in all_stats)
             wait_s = merged([served_s, self._failed_waits])
-            out = self.recorded_holds()
+            out = [each for each in self.recorded_holds() if not each.adopted]
             served_s.add([each.checked_out_at - each.requested_at for each in out])
-            ended = sum(stats.count for stats in all_stats)
+            ended = self._sites.count()
             self._note_use(ended, now)
             gauges = self.gauges()
             if not self.switched_off():  # holds are not recorded any more
@@ -413,7 +411,7 @@ class PoolLedger:
                     connects=self.connects,
                     closes=self.closes,
                     invalidated=self.invalidated,
-                    collected=sum(stats.collected for stats in all_stats),
+                    collected=self._sites.collected(),
                     leaked=self.leaked,
                 ),
                 wait_s=wait_s.distribution(),

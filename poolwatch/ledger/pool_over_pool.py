@@ -94,6 +94,16 @@ def sessions_of(pool: Pool) -> set[Session]:
     return {facts.session for facts in list(pool.connections.values())}
 
 
+def find_lent(pools: Mapping[str, Pool]) -> None:
+    """Find the adopted holds that are out because a pool over theirs has them."""
+    for outer in [each for each in pools.values() if each.lending.foreign_creator]:
+        sessions = sessions_of(outer)
+        for pool in [each for each in pools.values() if each is not outer]:
+            for hold in list(pool.holds.values()):
+                if hold.adopted and hold.facts and hold.facts.session in sessions:
+                    _lend(hold, pool, outer)
+
+
 def took_from_another(
     outer: Pool, facts: ConnectionFacts, pools: Mapping[str, Pool]
 ) -> None:
@@ -108,7 +118,11 @@ def took_from_another(
             if hold.checked_out_at < began:
                 break
             if hold.facts is not None and hold.facts.session == facts.session:
-                pool.lending.add(hold, outer)
-                outer.lending.over[pool.id] = None
-                outer.server_connect = pool.server_connect
+                _lend(hold, pool, outer)
                 return
+
+
+def _lend(hold: Checkout, pool: Pool, outer: Pool) -> None:
+    pool.lending.add(hold, outer)
+    outer.lending.over[pool.id] = None
+    outer.server_connect = pool.server_connect

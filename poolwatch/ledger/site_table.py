@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from poolwatch.ledger.site_stats import StackStats
 from poolwatch.model import OTHER_SITES
 from poolwatch.stacks.callers import Stack, near_stack
+from poolwatch.stacks.capture import UNKNOWN_STACK
 
 if TYPE_CHECKING:
     from poolwatch.model import Frame
@@ -26,9 +27,14 @@ class SiteTable:
         """By the latest captured stacks, of which many may share one record."""
         self._by_site: dict[Frame | None, dict[Stack, StackStats]] = {}
         """By call site and stack; the call site of an empty stack is None."""
+        self.unseen = StackStats()
+        """The ended holds whose checkout was not seen: of no site, and of unknown age,
+        so that they are only counted."""
 
     def stats_of(self, captured: CapturedStack) -> StackStats:
         """Return the statistics of a stack; may be slow if not in ``by_capture``."""
+        if captured is UNKNOWN_STACK:
+            return self.by_capture.setdefault(captured, self.unseen)
         known = self.by_capture.get(captured)
         if known is not None:
             return known
@@ -58,7 +64,16 @@ class SiteTable:
             site: list(stacks.values()) for site, stacks in list(self._by_site.items())
         }
 
+    def count(self) -> int:
+        """The number of all ended holds."""
+        return self.unseen.count + sum(each.count for each in self.all())
+
+    def collected(self) -> int:
+        """How many of them were garbage-collected."""
+        return self.unseen.collected + sum(each.collected for each in self.all())
+
     def forget(self) -> None:
         """Start over in a forked child."""
+        self.unseen = StackStats()
         self.by_capture.clear()
         self._by_site.clear()

@@ -132,8 +132,9 @@ class Hold:
     id: str
     pool: str
     backend_pid: int | None
-    held_s: float
-    waited_s: float
+    held_s: float | None
+    """None if it was out already when poolwatch attached: see ``adopted_s``."""
+    waited_s: float | None
     thread: str | None
     task: str | None
     labels: Mapping[str, str]
@@ -150,6 +151,10 @@ class Hold:
     evidence: tuple[str, ...]
     server: ServerRow | None
     connection: Connection | None = field(default=None, metadata=VIEWERS_ONLY)
+    user: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """If it was out before poolwatch attached: what has it now, in words."""
+    used_at: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Where the code of that user is now that has it in a variable."""
     used: tuple[Frame, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """The stack that sent the last statement, innermost frame first; empty if no
     statement was seen."""
@@ -163,6 +168,14 @@ class Hold:
     may_have_ended: bool = field(default=False, metadata=VIEWERS_ONLY)
     """``server`` may show the next user of the connection: neither the transaction nor
     the state of the backend is older than the reading of the process."""
+    adopted_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """How long ago poolwatch found it out, if it was out before; else None. Then the
+    call site, the holder and the age are unknown."""
+
+    @property
+    def known_s(self) -> float:
+        """How long it is known to be held: the least that it can be."""
+        return self.held_s if self.held_s is not None else self.adopted_s or 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +184,8 @@ class Wait:
 
     id: str
     pool: str
-    waited_s: float
+    waited_s: float | None
+    """None if it was waiting already when poolwatch attached: see ``adopted_s``."""
     thread: str | None
     task: str | None
     labels: Mapping[str, str]
@@ -179,3 +193,10 @@ class Wait:
     stack: tuple[Frame, ...]
     caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """If the call site is shared: see :attr:`Hold.caller`."""
+    adopted_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """How long ago poolwatch found it waiting, if it waited before; else None."""
+
+    @property
+    def known_s(self) -> float:
+        """How long it is known to wait: the least that it can be."""
+        return self.waited_s if self.waited_s is not None else self.adopted_s or 0.0

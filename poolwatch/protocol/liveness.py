@@ -47,7 +47,7 @@ def listener(connection: socket.socket) -> Peer | None:
     except OSError:
         return None
     pid: int = struct.unpack("3i", packed)[0]
-    return _peer(pid) if pid > 0 else None  # 0: in a pid namespace we cannot see
+    return peer(pid) if pid > 0 else None  # 0: in a pid namespace we cannot see
 
 
 def process_with_socket(path: Path, pid: int) -> Peer | None:
@@ -63,7 +63,19 @@ def process_with_socket(path: Path, pid: int) -> Peer | None:
         files = list((_PROC / str(pid) / "fd").iterdir())
     except OSError:
         return None
-    return _peer(pid) if any(_target(file) == wanted for file in files) else None
+    return peer(pid) if any(_target(file) == wanted for file in files) else None
+
+
+def sockets_of(pid: int) -> Iterator[Path]:
+    """Yield the paths that a process has given to the Unix sockets it listens at."""
+    try:
+        files = list((_PROC / str(pid) / "fd").iterdir())
+    except OSError:
+        return
+    inodes = {_target(file) for file in files}
+    for inode, bound in _listening(_PROC / str(pid)):
+        if f"socket:[{inode}]" in inodes:
+            yield Path(bound)
 
 
 def listens(peer: Peer, path: Path) -> bool:
@@ -96,7 +108,8 @@ def state(peer: Peer) -> State | None:
     return "stopped" if letter in _STOPPED else "running"
 
 
-def _peer(pid: int) -> Peer | None:
+def peer(pid: int) -> Peer | None:
+    """Return the running process of a pid; None if there is none."""
     try:
         return Peer(pid, _stat(pid)[1])
     except (OSError, ValueError, IndexError):

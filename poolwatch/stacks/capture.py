@@ -182,6 +182,10 @@ _NO_CHILD = CapturedStack(None, (compile("", "", "exec"),) * CHUNK)
 """Placeholder for a missing child: its code is never on a stack."""
 
 
+UNKNOWN_STACK = CapturedStack(None)
+"""The stack of a checkout that was not seen."""
+
+
 class CallSites:
     """The tree of all captured stacks, bounded in size."""
 

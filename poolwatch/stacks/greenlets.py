@@ -69,6 +69,11 @@ def is_unstarted(greenlet: Any) -> bool:
     return not active and not is_dead(greenlet)
 
 
+def is_greenlet(value: Any) -> bool:
+    """Whether it is a greenlet; False if the library is not loaded."""
+    return "greenlet" in modules and issubclass(type(value), _kind())
+
+
 def suspended_frame(greenlet: Any) -> FrameType | None:
     """The greenlet's innermost frame, if it is suspended."""
     frame: FrameType | None = _read(greenlet, "gr_frame")

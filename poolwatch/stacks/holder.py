@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from asyncio import Task
     from types import FrameType
 
-__all__ = ["Holder", "PerGreenlet", "PerThread", "TaskRef", "get_ident"]
+__all__ = [
+    "Holder",
+    "OtherThread",
+    "PerGreenlet",
+    "PerThread",
+    "TaskRef",
+    "UnknownHolder",
+    "get_ident",
+]
 """``get_ident`` is imported once: gevent may replace it, and idents would not match."""
 
 
@@ -109,6 +117,32 @@ def _ends_the_process(thread: threading.Thread) -> bool:
     return thread is threading.main_thread() and all(
         each.daemon or each is thread for each in threading.enumerate()
     )
+
+
+class OtherThread(Holder):
+    """The record of another thread than the running one, without greenlets."""
+
+    __slots__ = ()
+
+    def __init__(self, thread: threading.Thread) -> None:
+        super().__init__()
+        self.ident = self.thread_ident = thread.ident or -1
+        self._name, self._thread = thread.name, ref(thread)
+
+
+class UnknownHolder(Holder):
+    """Stands for a holder that nobody has seen: it never counts as ended."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ident = self.thread_ident = -1
+        self._name, self._is_first = "unknown", False
+
+    def has_ended(self) -> bool:
+        """Whether it has ended: unknown, so it has not."""
+        return False
 
 
 def _is_named(thread: Any, greenlet: Any) -> bool:

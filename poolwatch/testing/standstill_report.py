@@ -21,7 +21,15 @@ from poolwatch.model import Finding, FindingKind, Frame, Hold, PoolStats, Proces
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.report import callers_of
-from poolwatch.text.format import activity, call_site, duration, one_line, place, plural
+from poolwatch.text.format import (
+    activity,
+    call_site,
+    duration,
+    lasts,
+    one_line,
+    place,
+    plural,
+)
 
 if TYPE_CHECKING:
     from poolwatch.testing.standing import Standing
@@ -219,7 +227,7 @@ def _holder(
     processes: Sequence[Process],
     standing: Collection[tuple[object, ...]],
 ) -> Iterator[str]:
-    hold = max(group, key=lambda each: each.held_s)
+    hold = max(group, key=lambda each: each.known_s)
     home = next(each for each in processes if hold in each.holds)
     pool = next(each.name for each in home.pools if each.id == hold.pool)
     count = "connection" if len(group) == 1 else plural(len(group), "connection")
@@ -227,7 +235,7 @@ def _holder(
     where = "" if home is process else f", in pid {home.pid}"
     yield _line(
         2,
-        f"{count} of pool {pool!r} held for {duration(hold.held_s)}, checked out at "
+        f"{count} of pool {pool!r} held for {lasts(hold)}, checked out at "
         f"{call_site(hold)}{function}, by {_owner(hold)}{where}",
     )
     now = activity_of(hold.now)

@@ -66,6 +66,12 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
+def lasts(request: Hold | Wait) -> str:
+    """How long it has been held or waits; ``>38s`` if only the least is known."""
+    least = "" if request.adopted_s is None else ">"
+    return f"{least}{duration(request.known_s)}"
+
+
 def clock(at: str) -> str:
     """``03:12:44``: an ISO 8601 time in the time zone of this machine."""
     try:
@@ -136,15 +142,23 @@ def site_and_callers(site: Frame | None, *callers: Frame | None) -> str:
     return f"{place(site)} from {', '.join(places[:MAX_CALLERS])}{more}"
 
 
-def call_site(request: Hold | Wait) -> str:
-    """The call site of a checkout or request, and its caller."""
+def call_site(request: Hold | Wait | SiteStats) -> str:
+    """The call site of a checkout or request, and its caller.
+
+    If it is unknown, but not who has the connection: where that code is now.
+    """
+    now = getattr(request, "used_at", None)
+    if request.site is None and now is not None:
+        return f"? (now {place(now)})"
     return site_and_callers(request.site, request.caller)
 
 
 def call_site_short(request: Hold | Wait | SiteStats, cells: int) -> str:
     """The call site and its caller for a cell of a table, shortened to fit."""
     site, caller = request.site, request.caller
-    if site is None or caller is None:
+    if site is None:
+        return call_site(request)
+    if caller is None:
         return place(site)
     modules = [f"{_module(each)}:{each.line}" for each in (site, caller)]
     texts = (

@@ -139,10 +139,13 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def holder_name(request: Hold | Wait) -> str:
-    """The task's name if there is a task, else the thread's."""
+    """The task's name if there is a task, else the thread's.
+
+    If it is unknown: what has the connection now.
+    """
     if request.task:
         return task_name(request.task)
-    return request.thread or "?"
+    return request.thread or getattr(request, "user", None) or "?"
 
 
 def task_name(name: str) -> str:

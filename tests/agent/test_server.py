@@ -132,11 +132,14 @@ def test_viewers_get_more(path, http_get):
     document = json.loads(http_get(path, "/view")[1])
     (process,) = document["processes"]
     assert set(process["holds"][0]) == KEYS["holds"] | {
+        "adopted_s",
         "caller",
         "connection",
         "earlier_lock",
         "may_have_ended",
         "used",
+        "used_at",
+        "user",
         "unused_s",
     }
     assert set(process["pools"][0]) == KEYS["pools"] | {

@@ -86,3 +86,19 @@ def test_a_frame_that_sees_it_as_an_attribute(tmp_path):
     assert judge(seen).kind == "long_hold"
     used = replace(seen, used=(Frame(str(file), 1, "f"),))
     assert judge(used).kind == "held_across_io"
+
+
+def test_an_adopted_hold_is_judged_by_what_is_known_of_it():
+    """What has it is said at once; a leak only after it was seen out for long."""
+    young = HoldEvidence(held_s=5.0, long_after=30.0, adopted=True, search=Search(None))
+    assert judge(young).verdict == "ok"
+    assert "unknown" in judge(young).reasons[0]
+    old = replace(young, held_s=40.0)
+    assert judge(old).kind == "leaked.abandoned"
+    assert judge(old).reasons[0].startswith("held at least 40s")
+    assert judge(replace(old, unused_s=15.0)).verdict == "ok"
+    found = elsewhere(Frame("/srv/app.py", 9, "f")).search
+    for each in (young, old):
+        reasons = judge(replace(each, search=found)).reasons
+        assert any(reason.startswith("in use by local 'db' of f") for reason in reasons)
+    assert judge(replace(old, search=found)).verdict == "long"

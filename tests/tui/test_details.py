@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from drawn import rows, selection, text, title
 from fakes import (
@@ -319,3 +321,23 @@ def test_an_issue_says_what_the_screen_says(board, export):
     assert text.startswith("### 3 requests for a connection of orders, the longest for")
     assert "app/exh.py:9" in text
     assert "/srv/app/pay/service.py:101 in pay" in text
+
+
+def test_of_an_adopted_hold_it_says_what_is_known_and_never_an_age(board, export):
+    line = export(5)
+    adopted = exported(export, site=None, stack=(), held_s=None, waited_s=None)
+    adopted = replace(
+        adopted, thread=None, adopted_s=40.0, user="used by worker-1", used_at=line
+    )
+    waiting = wait("w1", waited_s=None, adopted_s=12.0)
+    b = board(snapshot(process(adopted, waits=(waiting,))))
+    shown = [text(rows(b, cells)) for cells in (80, 160)]
+    shown.append(text(detail_lines(b, only(b), 100)))
+    for each in shown:
+        assert ">40s" in each
+        assert "used by" in each
+        assert "export.py:5" in each
+    assert "it was out when poolwatch attached" in shown[-1]
+    assert "for >40s" in hold_issue(b, only(b))
+    assert ">12s" in text(rows(b, 100, view="waits"))
+    assert text(pane_lines(b, only(b), 160, 12))

@@ -8,8 +8,9 @@ dropped proxy is never collected: see :mod:`poolwatch.adapters.refcounts`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from operator import methodcaller
 from time import monotonic
 from typing import Any
@@ -18,6 +19,7 @@ from weakref import ref
 from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 
 from poolwatch.adapters import refcounts
+from poolwatch.adapters.adoption import Unheld
 from poolwatch.adapters.asyncpg_pool.statements import StatementHooks
 from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.hooks import DriverHooks, request
@@ -178,6 +180,23 @@ class AsyncpgHooks(DriverHooks):
         overrides = (_get_new_connection, release, expire_connections)
         methods: dict[str, Method] = {each.__name__: each for each in overrides}
         return methods | {"_acquire": request(base._acquire, {id(pool): self}.get)}
+
+    def unheld(self) -> Iterator[Unheld]:
+        """The PoolConnectionHolders in use that have no hold."""
+        for holder in list(self._pool() or ()):
+            key, proxy, connection = id(holder), holder._proxy, holder._con
+            if key in self.holds or key in self._returning or proxy is None:
+                continue
+            if connection is None or holder._in_use is None:
+                continue
+            known = self.facts.get(id(connection)) or self._add(connection, None)
+            reference = _ProxyReference(self._known[id(connection)])
+            is_out = partial(self._is_out, ref(connection), id(proxy), key)
+            yield Unheld(key, id(proxy), reference, known, is_out)
+
+    def _is_out(self, connection: Callable[[], Any], proxy: int, key: int) -> bool:
+        lent = getattr(connection(), "_proxy", None)
+        return id(lent) == proxy and key not in self._returning
 
     # -- requests and holds ------------------------------------------------------------
 

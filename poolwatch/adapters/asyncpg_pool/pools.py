@@ -23,6 +23,7 @@ class AsyncpgPools(LibraryPools):
 
     target_classes = (Pool,)
     patched_classes = (Pool,)
+    request_codes = (Pool._acquire.__code__,)
     url_of = staticmethod(url_of)
     arguments_of = staticmethod(arguments_of)
 

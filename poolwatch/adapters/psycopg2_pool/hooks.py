@@ -8,8 +8,9 @@ so a dropped connection is never collected: see :mod:`poolwatch.adapters.refcoun
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import Any
@@ -18,6 +19,7 @@ from weakref import ref
 from psycopg2.pool import AbstractConnectionPool, PoolError
 
 from poolwatch.adapters import refcounts
+from poolwatch.adapters.adoption import Unheld
 from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import Method, Patches
@@ -78,6 +80,27 @@ class Psycopg2Hooks(DriverHooks):
             each for each, left in known if each and (left or refcounts.is_unused(each))
         ]
         return len(unused), len(unheld)
+
+    def unheld(self) -> Iterator[Unheld]:
+        """The connections that the pool counts as out and that have no hold."""
+        pool = self.pool
+        for name, connection in list(pool._used.items()) if pool is not None else ():
+            key = id(connection)
+            if not self._has_hold(key):
+                facts = self.facts.get(key) or self._add_existing(connection)
+                is_out = partial(self._is_out, ref(pool), key)
+                keyed = type(name) is not int  # the pool's own keys are numbers
+                yield Unheld(key, key, self._known[key], facts, is_out, keyed)
+
+    def _has_hold(self, key: int) -> bool:
+        """Whether a hold has the connection, perhaps under the key of its return."""
+        holds = self.holds.copy()
+        return key in holds or any(id(each.proxy()) == key for each in holds.values())
+
+    def _is_out(self, pool: Callable[[], Any], key: int) -> bool:
+        out = getattr(pool(), "_rused", ())
+        holds = self.holds.copy().values()
+        return key in out and sum(id(each.proxy()) == key for each in holds) == 1
 
     # -- requests and holds ------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from inspect import iscoroutinefunction
 from operator import attrgetter
 from time import monotonic
@@ -18,6 +19,7 @@ from typing import Any
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 from psycopg_pool.base_null_pool import _BaseNullConnectionPool
 
+from poolwatch.adapters.adoption import Unheld
 from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import Method, Patches, WrapperFactory
@@ -100,6 +102,19 @@ class PsycopgHooks(DriverHooks):
         pool = self.pool
         return pool is not None and not pool._closed and bool(pool._max_size)
 
+    def meet(self, connection: Any) -> None:
+        """Take note of a connection that may have been lent before the hooks."""
+        if id(connection) not in self._known:
+            self._add(connection)
+
+    def unheld(self) -> Iterator[Unheld]:
+        """Connections without a hold that belong to the pool: those that are lent."""
+        pool = self._pool
+        for key, known in list(self._known.items()):
+            is_out = partial(_is_lent, pool, known.reference)
+            if key not in self.holds and not known.closed and is_out():
+                yield Unheld(key, key, known.reference, known.facts, is_out)
+
     # -- requests and holds ------------------------------------------------------------
 
     def explain_timeout(self, error: BaseException) -> None:
@@ -165,6 +180,11 @@ class PsycopgHooks(DriverHooks):
         if self.ledger.url is None:
             self.ledger.url = url_of(connection.info.get_parameters())
         return self.connections.add(connection, opened, connect_s)
+
+
+def _is_lent(pool: Callable[[], Any], connection: Callable[[], Any]) -> bool:
+    owner = pool()
+    return owner is not None and getattr(connection(), "_pool", None) is owner
 
 
 # -- wrappers of methods of a pool -----------------------------------------------------

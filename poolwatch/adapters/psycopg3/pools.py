@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from psycopg import BaseConnection
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from psycopg_pool.base import BasePool
 
 from poolwatch.adapters.base import LibraryPools
@@ -18,6 +20,11 @@ class PsycopgPools(LibraryPools):
     target_classes = (BasePool,)
     # its __init__ ends before the pool opens, so the first connections are recorded
     patched_classes = (BasePool,)
+    lent_classes = (BaseConnection,)
+    request_codes = (
+        ConnectionPool._getconn_with_check_loop.__code__,
+        AsyncConnectionPool._getconn_with_check_loop.__code__,
+    )
     name_of = staticmethod(pool_name)
     url_of = staticmethod(pool_url)
     server_connect = staticmethod(server_connect)

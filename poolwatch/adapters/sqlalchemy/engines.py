@@ -10,6 +10,7 @@ from weakref import finalize, ref
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngineMixin
 from sqlalchemy.pool import NullPool, Pool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool.base import _ConnectionFairy
 
 from poolwatch.adapters.base import LibraryPools
 from poolwatch.adapters.sqlalchemy.hooks import PoolHooks
@@ -25,6 +26,8 @@ class Engines(LibraryPools):
 
     target_classes = (Engine, Pool)
     patched_classes = (Engine,)
+    lent_classes = (_ConnectionFairy,)
+    request_codes = (Pool.connect.__code__,)
 
     def unwrapped(self, target: Any) -> Any:
         """The engine behind an AsyncEngine or an engine with options."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
+from functools import partial
 from time import monotonic
 from typing import Any
 from weakref import ref
 
+from poolwatch.adapters.adoption import Unheld
 from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.ledger.checkout import ConnectionFacts
 
@@ -20,6 +22,8 @@ class Connections:
         self.table = table
         self.records: dict[int, ref[Any]] = {}
         """Weak references whose callbacks remove the facts of a collected record."""
+        self._shared: dict[int, Callable[[], Any]] = {}
+        """Weak references to proxies that a pool of shared connections has lent."""
 
     def opened(
         self, dbapi_connection: Any, record: Any, connect_s: float
@@ -35,11 +39,49 @@ class Connections:
         facts = facts_of(proxy.dbapi_connection, monotonic() - age, None)
         return self._remember(record, facts)
 
+    def meet(self, proxy: Any, *, shared: bool) -> None:
+        """Take note of a proxy that may have been checked out unseen."""
+        record = proxy._connection_record
+        if record is None:  # it was returned, or detached
+            return
+        if id(record) not in self.table:
+            self.add_existing(proxy)
+        if shared:
+            self._shared[id(proxy)] = proxy_ref(proxy)
+
+    def unheld(
+        self, holds: Container[int], returning: Container[int]
+    ) -> Iterator[Unheld]:
+        """The checkouts without a hold; ``returning`` are the ids of records."""
+        for key, reference in list(self.records.items()):
+            record = reference()
+            proxy = None if record is None else record.fairy_ref
+            if key in holds or key in returning or self._shared or proxy is None:
+                continue
+            if proxy() is not None:
+                is_out = partial(_has_proxy, reference, proxy)
+                yield Unheld(key, id(proxy), proxy, self.table.get(key), is_out)
+        for key, proxy in list(self._shared.items()):
+            record = getattr(proxy(), "_connection_record", None)
+            if record is None:
+                del self._shared[key]
+            elif key not in holds:
+                facts, is_out = self.table.get(id(record)), partial(_is_lent, proxy)
+                yield Unheld(key, id(proxy), proxy, facts, is_out)
+
     def _remember(self, record: Any, facts: ConnectionFacts) -> ConnectionFacts:
         key, table, records = id(record), self.table, self.records
         table[key] = facts
         records[key] = ref(record, _make_forget(key, table, records))
         return facts
+
+
+def _has_proxy(record: ref[Any], proxy: Callable[[], Any]) -> bool:
+    return getattr(record(), "fairy_ref", None) is proxy and proxy() is not None
+
+
+def _is_lent(proxy: Callable[[], Any]) -> bool:
+    return getattr(proxy(), "_connection_record", None) is not None
 
 
 def _make_forget(

@@ -20,6 +20,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
+from poolwatch.adapters.adoption import Unheld
 from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.patching import Wrapped, unbound
 from poolwatch.adapters.recovery import Hooks, guarded, raised_by
@@ -67,7 +68,7 @@ class PoolHooks(Hooks):
         self._connections = Connections(ledger.connections)
         self.statements: StatementHooks | None = None
         ledger.gauges = self.gauges
-        ledger.switched_off = self.is_switched_off
+        ledger.switched_off = lambda: self.guard.tripped
         if not self._shared:
             returns = FailedReturns(ledger, self._connections.records)
             ledger.find_dropped = returns.check
@@ -82,10 +83,6 @@ class PoolHooks(Hooks):
         """The hooked pool; None once it was collected."""
         target = self._target()
         return target.pool if isinstance(target, Engine) else self._newest()
-
-    def is_switched_off(self) -> bool:
-        """Whether the hooks are off, by the user or after a failure of poolwatch."""
-        return self.guard.tripped
 
     def record_statements(self, engine: Engine) -> None:
         """Record the statements of an engine, too; a bare pool has no dialect."""
@@ -236,7 +233,9 @@ class PoolHooks(Hooks):
                         )
                         raise
                     if not self.recover(error, checkout, hold_key, held_before):
-                        _give_back(proxy)
+                        if proxy is not None:
+                            with suppress(Exception):
+                                proxy.close()
                         raise
                 finally:
                     if key in blamed:
@@ -423,7 +422,15 @@ class PoolHooks(Hooks):
         if hold is not None:
             self.ledger.end(hold, now, False)
 
-    # -- gauges ------------------------------------------------------------------------
+    # -- adoption and gauges -----------------------------------------------------------
+
+    def meet(self, connection: Any) -> None:
+        """Take note of a proxy that may have been checked out unseen."""
+        self._connections.meet(connection, shared=self._shared)
+
+    def unheld(self) -> Iterator[Unheld]:
+        """Proxies that have no hold, and whose connection is not being returned."""
+        return self._connections.unheld(self.ledger.holds, self._returning)
 
     def gauges(self) -> Gauges:
         """Read the current figures of the pool; empty once it was collected."""
@@ -432,10 +439,3 @@ class PoolHooks(Hooks):
             return Gauges()
         holds, waits = self.ledger.holds.copy(), self.ledger.waits
         return gauges_of(pool, holds, waits, self._returning, self._connections.records)
-
-
-def _give_back(proxy: Any) -> None:
-    """Return a connection that does not reach the application."""
-    if proxy is not None:
-        with suppress(Exception):
-            proxy.close()

@@ -78,6 +78,6 @@ class UserSearch:
 
 
 def _thread_of(hold: Checkout) -> Node | None:
-    if hold.task is not None or hold.holder.has_ended():
+    if hold.task is not None or hold.adopted or hold.holder.has_ended():
         return None
     return thread_node(hold.holder.stack_key())

@@ -74,6 +74,6 @@ def _is_at(site: Frame | None, fault: Fault) -> bool:
 
 def _seen(row: Sighting) -> str:
     if row.holds:
-        oldest = max(hold.held_s for hold in row.holds)
+        oldest = max(hold.known_s for hold in row.holds)
         return f"{plural(len(row.holds), 'hold')}, {duration(oldest)}"
     return f"{row.lost} collected" if row.lost else "not seen"

@@ -70,6 +70,7 @@ def describe(
         direct=not _steps_between(steps),
         near=is_near(steps, place, chain),
         circumstances=tuple(circumstances_of(place, chain)),
+        user=place.owner if place.owner.name else None,
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from poolwatch.diagnosis.circumstances import Circumstance
 from poolwatch.model import Frame
+
+if TYPE_CHECKING:
+    from poolwatch.diagnosis.references.places import RootOwner
 
 PathKind = Literal[
     "running frame", "suspended frame", "generator", "global", "thread-local",
@@ -40,6 +43,8 @@ class ReferencePath:
     the root can merely reach the connection somewhere in the application."""
     circumstances: tuple[Circumstance, ...] = ()
     """The circumstances of the hold that the references show."""
+    user: RootOwner | None = None
+    """The thread or task that is the root; None for a module or the like."""
 
     @property
     def in_use(self) -> bool:

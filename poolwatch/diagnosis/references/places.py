@@ -35,6 +35,11 @@ class RootOwner:
     thread: int | None
     task: ref[Any] | None = None
 
+    @property
+    def words(self) -> str:
+        """What it is, with its name."""
+        return f"{'thread' if self.task is None else 'task'} {self.name}"
+
     def node(self) -> Node:
         """The thread or task as a node of the wait graph."""
         task = self.task() if self.task is not None else None

@@ -328,9 +328,9 @@ class _Search:
             self._undecided.discard(hold)
 
     def _is_holder(self, hold: str, owner: RootOwner) -> bool | None:
-        ident, task = self._holder_of.get(hold, (None, None))
-        if not owner.name:
+        if not owner.name or hold not in self._holder_of:
             return None
+        ident, task = self._holder_of[hold]
         if owner.task is not None:
             return task is not None and task() is owner.task()
         if task is not None:

@@ -159,7 +159,7 @@ def _pool_gauges(process: Process, pool: PoolStats, name: str) -> Iterator[Gauge
     verdicts = Counter(hold.verdict for hold in holds)
     for verdict in get_args(Verdict):
         yield Gauge("poolwatch_holds", name, (("verdict", verdict),), verdicts[verdict])
-    oldest = max((hold.held_s for hold in holds), default=0.0)
+    oldest = max((hold.known_s for hold in holds), default=0.0)
     yield Gauge("poolwatch_oldest_hold_seconds", name, (), oldest)
     yield Gauge("poolwatch_lost_slots", name, (), pool.lost_slots)
 

@@ -19,7 +19,7 @@ from poolwatch.sidecar.report.faults import Fault
 from poolwatch.sidecar.report.stretch import Kept, Stretch
 from poolwatch.sidecar.report.totals import Durations, Usage
 from poolwatch.stacks.compare import user_frames
-from poolwatch.text.format import duration, neutral, one_line, place, plural
+from poolwatch.text.format import duration, lasts, neutral, one_line, place, plural
 from poolwatch.text.naming import holder_name, process_name
 from poolwatch.version import VERSION
 
@@ -298,7 +298,7 @@ def _stacks(kept: Kept) -> list[Stack]:
     for hold in sorted(holds, key=lambda each: -(each.held_s or 0.0)):
         groups.setdefault((hold.stack, hold.now), []).append(hold)
     queues: dict[object, list[Wait]] = {}
-    for wait in sorted(waits, key=lambda each: -each.waited_s):
+    for wait in sorted(waits, key=lambda each: -each.known_s):
         queues.setdefault(wait.stack, []).append(wait)
     return [
         *map(_held_stack, groups.values()),
@@ -321,7 +321,7 @@ def _held_stack(holds: Sequence[Hold]) -> Stack:
         facts.append(("server", f"{backend}{state}"))
     return Stack(
         title=f"{plural(len(holds), 'connection')} held"
-        f" {'for' if len(holds) == 1 else 'up to'} {duration(hold.held_s)}",
+        f" {'for' if len(holds) == 1 else 'up to'} {lasts(hold)}",
         facts=_shown(facts),
         asked=_lines(hold.stack, hold.site),
         now=() if hold.now == hold.stack else _lines(hold.now, hold.site),
@@ -333,7 +333,7 @@ def _waiting_stack(waits: Sequence[Wait]) -> Stack:
     labels = "  ".join(f"{key}={each}" for key, each in wait.labels.items())
     return Stack(
         title=f"{plural(len(waits), 'request')} waiting"
-        f" {'for' if len(waits) == 1 else 'up to'} {duration(wait.waited_s)}",
+        f" {'for' if len(waits) == 1 else 'up to'} {lasts(wait)}",
         facts=_shown([("waiter", holder_name(wait)), ("labels", labels)]),
         asked=_lines(wait.stack, wait.site),
         now=(),

@@ -30,7 +30,7 @@ def parts(hold: Hold) -> list[_Part]:
         found.append(("█", "accent", "in SQL", max(sql, 0.0)))
     if idle is not None:
         found.append(("▓", "warn", "idle in tx", max(idle, 0.0)))
-    rest = hold.held_s - sum(seconds for *_, seconds in found)
+    rest = hold.known_s - sum(seconds for *_, seconds in found)
     name = "outside" if len(found) == 2 else "other"
     return [*found, ("░", "muted", name, max(rest, 0.0))]
 

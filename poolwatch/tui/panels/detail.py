@@ -11,6 +11,7 @@ from poolwatch.text.format import (
     about,
     call_site,
     duration,
+    lasts,
     local_time,
     neutral,
     one_line,
@@ -68,7 +69,7 @@ def headline(
     if ending is not None:
         ink = "good" if ending == "returned" else "muted"
         state: Line = (
-            (f"  ○ {_ENDINGS[ending]} after {duration(hold.held_s)}", ink),
+            (f"  ○ {_ENDINGS[ending]} after {lasts(hold)}", ink),
             ("  as last seen", "muted"),
         )
         return (*state, ("   ", "text"), where)
@@ -76,7 +77,7 @@ def headline(
     return (
         (f"  {mark}", mark_ink),
         ("   held ", "muted"),
-        (duration(hold.held_s), "strong"),
+        (lasts(hold), "strong"),
         (f" (usual {about(usual_s)})" if usual_s is not None else "", "muted"),
         ("   ", "text"),
         where,
@@ -236,7 +237,10 @@ def facts_of(row: Row) -> list[tuple[str, str, str]]:
     task = task_name(hold.task) if hold.task else ""
     holder = f"task {task} on thread {hold.thread}" if has_both else row.holder
     caller = full_place(hold.caller) if hold.caller else ""
-    held = f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
+    before = f"after waiting {duration(hold.waited_s)}"
+    if hold.adopted_s is not None:
+        before = "it was out when poolwatch attached"
+    held = f"{lasts(hold)}, {before}"
     usual = _usual_s(row)
     if usual is not None:
         held += f"; 99 of 100 holds of this line are shorter than {about(usual)}"

@@ -81,7 +81,7 @@ def _worst(finding: Merged) -> tuple[Process, Hold] | None:
     """The hold to look at: the root of a lock, else the longest."""
     if finding.kind == "lock_wait":
         return next(iter(finding.holds), None)
-    return max(finding.holds, key=lambda each: each[1].held_s, default=None)
+    return max(finding.holds, key=lambda each: each[1].known_s, default=None)
 
 
 def _source(board: Board, finding: Merged, cells: int, *, tall: bool) -> list[Line]:

@@ -224,7 +224,7 @@ def _healthy(
     board: Board, mode: Mode, now: float, notes: Sequence[Merged]
 ) -> list[Line]:
     """Return that nothing is wrong: now, or when it was last read."""
-    held = [row.hold.held_s for row in board.rows.values()]
+    held = [row.hold.known_s for row in board.rows.values()]
     longest = f", the longest for {duration(max(held))}" if held else ""
     waits = sum(len(process.waits) for process in board.snapshot.processes)
     waiting = f", {plural(waits, 'request')} waiting" if waits else ", none waiting"

@@ -10,7 +10,15 @@ from collections.abc import Iterable, Sequence
 
 from poolwatch.diagnosis.merging import Merged
 from poolwatch.model import Finding, Frame, Hold, Process
-from poolwatch.text.format import call_site, clock, duration, neutral, plural, utc_time
+from poolwatch.text.format import (
+    call_site,
+    clock,
+    duration,
+    lasts,
+    neutral,
+    plural,
+    utc_time,
+)
 from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import holder_name, process_name
 from poolwatch.tui.draw.line import plain
@@ -30,7 +38,7 @@ _Facts = Iterable[tuple[str, str]]
 def hold_issue(board: Board, row: Row, count: int = 1) -> str:
     """Return what is known of a hold; ``count``: how many are like it."""
     hold = row.hold
-    held, pool = duration(hold.held_s), row.pool_name
+    held, pool = lasts(hold), row.pool_name
     alike = f" ({plural(count, 'hold')} like it)" if count > 1 else ""
     title = f"{row.verdict}: {call_site(hold)} holds a connection of {pool} for {held}"
     facts = [(name, value) for name, value, _ in facts_of(row)]
@@ -58,7 +66,7 @@ def hold_issue(board: Board, row: Row, count: int = 1) -> str:
 def wait_issue(board: Board, row: WaitGroup) -> str:
     """Return what is known of a wait, or of several of one call site."""
     wait = row.longest
-    waited, count = duration(wait.waited_s), plural(len(row.waits), "request")
+    waited, count = lasts(wait), plural(len(row.waits), "request")
     title = f"{count} for a connection of {row.pool_name}, the longest for {waited}"
     facts = [(name, value) for name, value, _ in wait_facts(row)]
     holders = "\n".join(map(plain, holder_lines(board, row, 30)))
@@ -109,7 +117,7 @@ def _table(holds: Sequence[tuple[Process, Hold]]) -> str:
         cells = (
             f"{process.pid} {process_name(process)}",
             call_site(hold),
-            duration(hold.held_s),
+            lasts(hold),
             hold.verdict,
             str(hold.backend_pid or "-"),
         )

@@ -64,7 +64,7 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
     for process, pool in pairs:
         history = board.history.get((process_key(process), pool.id), ())
         holds = [hold for hold in process.holds if hold.pool == pool.id]
-        oldest = max((hold.held_s for hold in holds), default=None)
+        oldest = max((hold.known_s for hold in holds), default=None)
         leaked = sum(hold.verdict == "leaked" for hold in holds)
         lines.append(table.line(_PoolLine(process, pool, history, oldest, leaked)))
     return [*lines, *notes][: max(limit, 2)]

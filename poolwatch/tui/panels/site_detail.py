@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poolwatch.text.format import duration, neutral, one_line, place, plural
+from poolwatch.text.format import lasts, neutral, one_line, place, plural
 from poolwatch.tui.draw.line import BLANK, Line, beside, rule
 from poolwatch.tui.draw.stack import stack_lines
 from poolwatch.tui.draw.table import process_cell
@@ -36,7 +36,7 @@ def _holds(row: SiteRow, room: int) -> list[Line]:
         return [((f"  no hold of it is out now, of {row.stats.count}", "muted"),)]
     count = plural(len(row.holds), "hold")
     head: Line = ((f"  {count} now", "title"),)
-    longest = sorted(row.holds, key=lambda each: -each.hold.held_s)
+    longest = sorted(row.holds, key=lambda each: -each.hold.known_s)
     shown = longest[: max(room - 1, 1)]
     if len(shown) < len(row.holds):
         shown = shown[: max(room - 2, 1)]
@@ -50,7 +50,7 @@ def _hold(row: Row) -> Line:
     state = short_state(row.hold.server) or "-"
     return (
         (f"    {mark:<12}", ink),
-        (f"{duration(row.hold.held_s):>6}  ", "strong"),
+        (f"{lasts(row.hold):>6}  ", "strong"),
         (f"{one_line(row.holder, 24):<24}  ", "text"),
         (f"{process_cell(row.process)[0]}  ", "muted"),
         (neutral(state), "muted"),

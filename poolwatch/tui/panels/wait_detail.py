@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from poolwatch.model import Finding, PoolStats
-from poolwatch.text.format import call_site, duration, neutral, one_line, place, plural
+from poolwatch.text.format import (
+    call_site,
+    duration,
+    lasts,
+    neutral,
+    one_line,
+    place,
+    plural,
+)
 from poolwatch.text.naming import holder_name, process_name
 from poolwatch.tui.draw.line import BLANK, Line, Run, beside, right, rule
 from poolwatch.tui.draw.source_lines import around
@@ -33,7 +41,7 @@ from poolwatch.tui.state.wait_rows import WaitGroup
 def wait_headline(row: WaitGroup, *, gone: bool = False) -> Line:
     """Return how long the longest of the waits lasts, its call site and who waits."""
     wait = row.longest
-    waited = duration(wait.waited_s)
+    waited = lasts(wait)
     timeout = row.pool.timeout_s if row.pool else None
     state: Line = (("   waits for ", "muted"), (waited, "strong"))
     if gone:
@@ -102,7 +110,7 @@ def _holders_of(board: Board, row: WaitGroup) -> list[list[Row]]:
             hold = each.hold
             groups.setdefault((hold.site, hold.caller), []).append(each)
     for rows in groups.values():
-        rows.sort(key=lambda each: -each.hold.held_s)
+        rows.sort(key=lambda each: -each.hold.known_s)
     return sorted(
         groups.values(), key=lambda rows: (-len(rows), call_site(rows[0].hold))
     )
@@ -142,7 +150,7 @@ def _holder(rows: Sequence[Row]) -> Line:
     return (
         (right(str(len(rows)), 5), "strong"),
         (f"  {call_site(longest.hold)}", "strong"),
-        (f"  longest {duration(longest.hold.held_s)}", "muted"),
+        (f"  longest {lasts(longest.hold)}", "muted"),
         (f"  {mark[0]}", mark[1]),
         *doing,
     )
@@ -160,6 +168,6 @@ def wait_facts(row: WaitGroup) -> list[tuple[str, str, str]]:
         ("process", f"{process_name(process)} pid {process.pid} on {process.host}"),
         ("holder", holder_name(wait)),
         ("labels", labels),
-        ("waited", f"{duration(wait.waited_s)}{timeout}"),
+        ("waited", f"{lasts(wait)}{timeout}"),
     ]
     return [(name, value, "text") for name, value in facts if value]

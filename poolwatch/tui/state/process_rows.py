@@ -78,7 +78,7 @@ class ProcessRow:
     @property
     def oldest_s(self) -> float | None:
         """For how long the longest of its holds is out."""
-        return max((hold.held_s for hold in self.holds), default=None)
+        return max((hold.known_s for hold in self.holds), default=None)
 
     @property
     def worst(self) -> int:

@@ -142,7 +142,7 @@ def by_harm(row: Row) -> tuple[Any, ...]:
     """Sort key: the most harmful first; equal rows always in the same order."""
     rank = _RANKS[row.word]
     tie_break = row.key[0], len(row.key[1]), *row.key[1:]
-    return rank, -row.holds_up, -row.hold.held_s, *tie_break
+    return rank, -row.holds_up, -row.hold.known_s, *tie_break
 
 
 def short_state(row: ServerRow | None) -> str | None:

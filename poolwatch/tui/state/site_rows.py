@@ -65,7 +65,7 @@ class SiteRow:
     @property
     def oldest_s(self) -> float | None:
         """For how long the longest of its holds is out now."""
-        return max((row.hold.held_s for row in self.holds), default=None)
+        return max((row.hold.known_s for row in self.holds), default=None)
 
 
 def label_names(board: Board) -> list[str]:

@@ -43,4 +43,4 @@ class WaitGroup:
     def share(self) -> float:
         """The longest wait as a share of the pool's timeout."""
         timeout = self.pool.timeout_s if self.pool else None
-        return self.longest.waited_s / timeout if timeout else 0.0
+        return self.longest.known_s / timeout if timeout else 0.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from poolwatch.diagnosis.sessions import Key as SessionKey
 from poolwatch.model import Frame, Process
-from poolwatch.text.format import duration, local_time, neutral, one_line, place
+from poolwatch.text.format import duration, lasts, local_time, neutral, one_line, place
 from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import (
     MARGIN,
@@ -61,7 +61,7 @@ class HoldGroup:
     @property
     def longest_s(self) -> float:
         """How long the longest is held."""
-        return max(row.hold.held_s for row in self.holds)
+        return max(row.hold.known_s for row in self.holds)
 
     @property
     def processes(self) -> int:
@@ -100,7 +100,8 @@ def _count(line: HoldGroup) -> Run:
 
 
 def _held(line: HoldGroup) -> Run:
-    return duration(line.longest_s), _emphasis(line.first)
+    longest = max(line.holds, key=lambda row: row.hold.known_s)
+    return lasts(longest.hold), _emphasis(line.first)
 
 
 def _holder(line: HoldGroup) -> Run:
@@ -245,7 +246,8 @@ class HoldsView(View[HoldGroup]):
         groups: dict[Any, list[Row]] = {}
         for group in rows:
             row = group.first
-            key = row.word, row.hold.site, row.hold.caller, row.pool_name
+            site = row.hold.site or row.hold.used_at
+            key = row.word, site, row.hold.caller, row.pool_name
             groups.setdefault(key, []).append(row)
         merged = [HoldGroup(key, tuple(g), rows[0].board) for key, g in groups.items()]
         return sorted(

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from poolwatch.model import Frame, Process
-from poolwatch.text.format import duration, place
+from poolwatch.text.format import duration, lasts, place
 from poolwatch.text.naming import holder_name
 from poolwatch.tui.draw.gauge import bar
 from poolwatch.tui.draw.line import Line, Run, right
@@ -50,8 +50,8 @@ COLUMNS: tuple[Column[WaitGroup], ...] = (
     Column("count", "waits", 5, 6, 1, _count, place=right,
            value=lambda line: len(line.waits)),
     Column("waited", "longest", 7, 7, 0,
-           lambda line: (duration(line.longest.waited_s), "strong"), place=right,
-           value=lambda line: line.longest.waited_s, field="waited"),
+           lambda line: (lasts(line.longest), "strong"), place=right,
+           value=lambda line: line.longest.known_s, field="waited"),
     Column("bar", "", 10, 24, 5, draw=_bar),
     Column("timeout", "timeout", 8, 8, 4, _timeout, value=lambda line: line.share),
     Column("call site", "call site", 20, 32, 2, draw=_site, value=_site_text,
@@ -95,7 +95,7 @@ class WaitsView(View[WaitGroup]):
                 )
                 for wait in process.waits
             ]
-        return sorted(rows, key=lambda row: (-row.longest.waited_s, str(row.key)))
+        return sorted(rows, key=lambda row: (-row.longest.known_s, str(row.key)))
 
     def count(self, board: Board) -> Run:
         count = sum(len(process.waits) for process in board.snapshot.processes)

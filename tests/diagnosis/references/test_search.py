@@ -714,7 +714,7 @@ def test_never_raises(pooled):
     connection = pooled.connect()
     proxy = connection._dbapi_connection
     assert find_paths({}, holders={}).paths == {}
-    assert find_paths({"h": ref(proxy)}, holders={}).paths["h"].same_holder is False
+    assert find_paths({"h": ref(proxy)}, holders={}).paths["h"].same_holder is None
     connection.close()
 
 

@@ -1,0 +1,98 @@
+"""What the interpreter of the process runs, as text: it imports nothing of poolwatch.
+
+``start()`` runs in the main thread, between any two instructions of the application,
+perhaps half-way through an import. So it starts a thread, which does all the rest.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import sys
+import time
+
+TYPE_CHECKING = False  # importing typing takes time, in the main thread
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def start(order: dict[str, Any]) -> None:
+    """Begin to carry out the order, unless it has expired."""
+    if os.getpid() != order["pid"]:  # forked before it could run
+        return
+    expired = time.time() > order["deadline"]
+    _thread.start_new_thread(_remove if expired else _work, (order,))
+
+
+def _work(order: dict[str, Any]) -> None:
+    def tell(answer: dict[str, Any]) -> None:
+        _tell(order, answer)
+
+    _touch(order, "began")
+    try:
+        _load(order["package"])
+        from poolwatch.agent.attached import obey
+
+        obey(order, tell)
+    except BaseException as error:  # noqa: BLE001 - no error may reach the application
+        tell({"failed": f"{type(error).__name__}: {error}"})
+    if os.path.exists(order["folder"] + "/given-up"):  # noqa: PTH110
+        _remove(order, only_files=True)  # the command waits no more
+
+
+def _touch(order: dict[str, Any], name: str) -> None:
+    from contextlib import suppress
+
+    with suppress(OSError):  # the command may have removed the directory
+        os.close(os.open(order["folder"] + "/" + name, os.O_CREAT, 0o600))
+
+
+def _load(package: str) -> None:
+    """Load poolwatch from ``package``, if the environment has none."""
+    from importlib import util
+
+    known: Any = sys.modules.get("poolwatch")
+    if known is not None:
+        if os.path.exists(known.__file__):  # noqa: PTH110 - pathlib may not be loaded
+            return
+        for name in [each for each in sys.modules if each.startswith("poolwatch")]:
+            del sys.modules[name]  # of an earlier attach, which was undone
+    found = util.find_spec("poolwatch")
+    if found is not None and found.origin is not None:
+        return
+    spec: Any = util.spec_from_file_location(
+        "poolwatch", package + "/__init__.py", submodule_search_locations=[package]
+    )
+    module = sys.modules["poolwatch"] = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def _tell(order: dict[str, Any], answer: dict[str, Any]) -> None:
+    import json
+
+    path = order["folder"] + "/answer.json"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(path + ".tmp", flags, 0o600), "w") as file:
+            json.dump(answer, file)
+        os.rename(path + ".tmp", path)  # noqa: PTH104
+    except OSError:
+        pass  # nobody waits for it any more
+
+
+def _remove(order: dict[str, Any], *, only_files: bool = False) -> None:
+    import shutil
+    from contextlib import suppress
+
+    if not only_files:
+        shutil.rmtree(order["folder"], ignore_errors=True)
+        return
+    for name in ("script.py", "began", "given-up", "answer.json"):
+        with suppress(OSError):
+            os.unlink(order["folder"] + "/" + name)  # noqa: PTH108
+    with suppress(OSError):  # poolwatch may be loaded from there
+        os.rmdir(order["folder"])  # noqa: PTH106
+
+
+if "ORDER" in globals():
+    start(globals()["ORDER"])
