@@ -220,8 +220,7 @@ class CallSites:
     def capture(self, frame: FrameType | None) -> CapturedStack:
         """Capture the stack that begins at ``frame``.
 
-        Unrolled to eight frames per step: a plain loop costs twice as much on CPython
-        3.11, and this runs at every checkout.
+        Unrolled to eight frames per step: a plain loop costs twice as much on 3.11.
         """
         node, start = self._root, frame
         while True:
@@ -251,7 +250,6 @@ class CallSites:
                 and known[6] is c6
                 and known[7] is c7
             ):
-                # many functions of one shape have their call at the same offset
                 ids = id(c0), id(c1), id(c2), id(c3), id(c4), id(c5), id(c6), id(c7)
                 key = (l0, l1, l2, l3, l4, l5, l6, l7, *ids)
                 child = node.children.get(key, _NO_CHILD)
@@ -344,8 +342,8 @@ class CallSites:
     def _child(self, parent: CapturedStack, frames: list[Any]) -> CapturedStack:
         """Return the child with these frames, created if needed.
 
-        Different functions may have the same offsets. The first one is stored under the
-        offsets, further ones under the offsets and the ids of their code.
+        Functions that look alike have the same offsets. The first one is stored under
+        the offsets, further ones under the offsets and the ids of their code.
         """
         key = lastis = tuple([frame.f_lasti for frame in frames])
         codes = tuple([frame.f_code for frame in frames])
@@ -376,8 +374,7 @@ class CallSites:
 
     def _record_tail(self, node: CapturedStack, beyond: list[FrameType]) -> None:
         pairs = tuple(_pairs(beyond))
-        # Tails repeat (the server, the framework): one copy of each is stored. The key
-        # is by identity because hashing a code object reads all of its contents.
+        # one copy of each; by identity: hashing a code object reads all of its contents
         key = tuple([part for code, lasti in pairs for part in (id(code), lasti)])
         node.record_tail(self._tails.setdefault(key, pairs) if pairs else ())
 
@@ -435,7 +432,6 @@ def pairs_of(frame: FrameType | None, most: int = MAX_FRAMES) -> Pairs:
 
 
 def _frame(code: CodeType, lasti: int) -> Frame:
-    # by identity: hashing a code object reads all of its contents
     known = _frames.get((id(code), lasti))
     if known is not None and known[0] is code:
         return known[1]
