@@ -58,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        options = _parser().parse_args(joined_times(given))
+        parser = _parser()
+        if not given:
+            parser.print_help(sys.stderr)
+            return UsageError.exit_code
+        options = parser.parse_args(joined_times(given))
         return int(options.run(options))
     except PoolwatchError as error:
         print(f"poolwatch: {error}", file=sys.stderr)

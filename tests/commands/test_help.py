@@ -46,7 +46,6 @@ def test_the_environment_section_is_complete(name):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "the following arguments are required: COMMAND; more: poolwatch --help"),
         (["nothing"], "COMMAND: invalid choice: 'nothing' "),
         (["ps", "--nothing"], "--nothing; more: poolwatch ps --help"),
         (["ps", "pid"], "unrecognized arguments: pid; more: poolwatch ps --help"),
@@ -73,3 +72,10 @@ def test_version_says_what_is_installed(capsys):
     assert second.startswith("Python 3.")
     names = {line.split()[0] for line in installed}
     assert {"SQLAlchemy", "psycopg2-binary", "textual"} <= names
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert command_line.main([]) == 2
+    out, err = capsys.readouterr()
+    assert "No application at hand?" in err
+    assert not out
