@@ -35,7 +35,9 @@ def _work(order: dict[str, Any]) -> None:
 
         obey(order, tell)
     except BaseException as error:  # noqa: BLE001 - no error may reach the application
-        tell({"failed": f"{type(error).__name__}: {error}"})
+        # other messages may quote the application's data
+        why = f": {error}" if isinstance(error, ImportError) else ""
+        tell({"failed": type(error).__name__ + why})
     if os.path.exists(order["folder"] + "/given-up"):  # noqa: PTH110
         _remove(order, only_files=True)  # the command waits no more
 
