@@ -10,6 +10,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -18,11 +19,14 @@ from pathlib import Path
 import pytest
 from helpers import LONG_S, until
 
+from poolwatch.commands.attach.target import Target
 from poolwatch.commands.main import main
 
 APP = """
-    import os, select, sys, threading, time
+    import os, select, signal, sys, threading, time
     import sqlalchemy as sa
+
+    signal.signal(signal.SIGUSR1, lambda *_: None)  # wakes the main thread
 
     engine = sa.create_engine("sqlite://", poolclass=sa.QueuePool, pool_size=2)
 
@@ -191,9 +195,25 @@ def test_a_sleeping_main_thread(start, attach):
     assert (code, "taken back" in said) == (0, True), said
     (folder,) = left_behind(program.pid)
     assert Path(folder, "script.py").stat().st_mode & 0o777 == 0o600
-    program.end()
-    main(["attach", "--undo", start().pid])  # sweeps what ended processes have left
-    assert left_behind(program.pid) == []
+    os.kill(program.process.pid, signal.SIGUSR1)
+    until(lambda: left_behind(program.pid) == [])
+    assert "is not attached" in attach(program.pid, "--undo")[1]
+
+
+def test_woken_after_the_command_has_ended(start, attach, socket_dir):
+    program, ended = start(), start()
+    for each in (program, ended):
+        assert each.ask("sleep") == "began"
+        there = ("--dir", str(socket_dir / "s"), "--seconds", "0.2")
+        assert attach(each.pid, *there)[0] == 1
+    os.kill(program.process.pid, signal.SIGUSR1)
+    until(lambda: Target.find(program.pid).agent_socket())
+    ended.end()
+    attach("--undo", program.pid, "--seconds", "0.2")
+    os.kill(program.process.pid, signal.SIGUSR1)
+    until(lambda: Target.find(program.pid).agent_socket() is None)
+    assert left_behind(ended.pid) == []  # swept
+    until(lambda: left_behind(program.pid) == [])
 
 
 LOOP = "import time; print('ready', flush=True); time.sleep(0.01)\nwhile True: "

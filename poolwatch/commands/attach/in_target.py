@@ -35,9 +35,22 @@ def _work(order: dict[str, Any]) -> None:
 
         obey(order, tell)
     except BaseException as error:  # noqa: BLE001 - no error may reach the application
-        tell({"failed": f"{type(error).__name__}: {error}"})
+        # other messages may quote the application's data
+        why = f": {error}" if isinstance(error, ImportError) else ""
+        tell({"failed": type(error).__name__ + why})
     if os.path.exists(order["folder"] + "/given-up"):  # noqa: PTH110
-        _remove(order, only_files=True)  # the command waits no more
+        _clean_up(order)  # the command waits no more
+
+
+def _clean_up(order: dict[str, Any]) -> None:
+    """Remove the files; after an undo also the copy of poolwatch, from an attach."""
+    import glob
+
+    if not order["undo"]:
+        _remove(order, only_files=True)
+        return
+    for folder in glob.glob(order["folder"].rpartition("-")[0] + "-*"):  # noqa: PTH207
+        _remove({"folder": folder})
 
 
 def _touch(order: dict[str, Any], name: str) -> None:
