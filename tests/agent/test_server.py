@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fix_core import null_pool_of
@@ -540,6 +541,22 @@ def test_a_directory_that_is_no_longer_trusted_is_told_once(path, socket_dir, ca
         elsewhere.rmdir()
         socket_dir.unlink()
         moved.rename(socket_dir)
+
+
+def test_uwsgi_before_it_forks(instrument, socket_dir, monkeypatch):
+    """Its fork is not seen: no thread of ours may run before."""
+    worker = [0]
+    uwsgi = SimpleNamespace(worker_id=lambda: worker[0], mule_id=lambda: 0)
+    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
+    pool = null_pool_of()
+    watch = instrument(pool)
+    with pool.connect():
+        assert len(watch.holds()) == 1
+    assert list(socket_dir.iterdir()) == []
+    assert "poolwatch" not in [thread.name for thread in threading.enumerate()]
+    worker[0] = 1
+    with pool.connect():
+        assert len(list(socket_dir.iterdir())) == 1
 
 
 def test_secrets_stay_inside(instrument, sqlite, http_get, socket_dir, caplog):

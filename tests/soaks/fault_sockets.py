@@ -105,8 +105,15 @@ def no_descriptors_later(_: float) -> Outcome:
             with suppress(OSError):
                 while True:
                     taken.append(os.open("/dev/null", os.O_RDONLY))
-            for _ in range(100):  # timeouts and nested requests import more
+            for _ in range(100):
                 pool.connect().close()
+            small = new_pool(pool_size=1, max_overflow=0, timeout=0.01)
+            with small.connect(), suppress(Exception):
+                small.connect()  # nested, and a timeout: both import more
+            assert not any(
+                each.switched_off for each in poolwatch.snapshot().processes[0].pools
+            )
+            poolwatch.uninstrument(small)
             ready()
             sys.stdin.readline()
             while taken:

@@ -44,7 +44,6 @@ def run(tree: Path, arguments: list[str], *, watched: bool) -> Results:
         "randomly",
         "rerunfailures",
         "benchmark",
-        "cacheprovider",
     ]
     with tempfile.TemporaryDirectory(prefix="pw", dir="/tmp") as directory:
         report = Path(directory) / "report.xml"
