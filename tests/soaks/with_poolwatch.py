@@ -11,7 +11,7 @@ import poolwatch
 from poolwatch.agent.instrument import agent
 
 poolwatch.instrument()
-logging.getLogger("poolwatch").propagate = False  # tests count the lines of all loggers
+logging.getLogger("poolwatch").disabled = True  # tests count the lines of all loggers
 
 
 def pytest_unconfigure():
