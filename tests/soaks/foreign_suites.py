@@ -105,6 +105,7 @@ def main() -> int:
             again = differences(
                 run(tree, arguments, watched=False), run(tree, arguments, watched=True)
             )
+            print(*(f"  once only: {name}" for name in different.keys() - again.keys()))
             different = {name: different[name] for name in different if name in again}
         print(" ".join(arguments))
         print(f"  without: {dict(Counter(bare.values()))}")

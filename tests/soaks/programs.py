@@ -34,7 +34,7 @@ logging.getLogger().addHandler(handler)
 
 def new_pool(**settings):
     pool = QueuePool(Driver, **{"pool_size": 5, "max_overflow": 5, **settings})
-    poolwatch.instrument(pool)
+    poolwatch.instrument(pool, long_after=3600)
     return pool
 
 def say(pool, **more):

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import poolwatch
 from poolwatch.agent.instrument import agent
 
 poolwatch.instrument()
+logging.getLogger("poolwatch").disabled = True  # tests count the lines of all loggers
 
 
 def pytest_unconfigure():
