@@ -318,7 +318,8 @@ class LedgerReading:
     def submitter(self, request: Checkout) -> Submitter:
         """Return the code that waits for a request's worker thread."""
         submitter = self.submitters.get(request.number, NO_SUBMITTER)
-        if request.stack.site() in submitter.stack:  # the recorded stack has it already
+        stack = submitter.stack
+        if stack and request.stack.site() in stack:  # the recorded stack has it already
             return submitter._replace(stack=())
         return submitter
 

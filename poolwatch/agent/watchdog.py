@@ -18,7 +18,7 @@ from poolwatch.agent.records import missing_slot
 from poolwatch.agent.snapshots import LedgerSource
 from poolwatch.diagnosis.pools import lost_slot
 from poolwatch.ledger import site_costs
-from poolwatch.ledger.checkout import Checkout
+from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.inherited import InheritedCheckouts
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.nesting import Nesting
@@ -79,10 +79,8 @@ class Watchdog:
         for pool in pools:
             pool.find_dropped()
             pool.mark(now)
-            with suppress(Exception):  # a pool class of the application
-                if not pool.switched_off():  # holds are not recorded any more
-                    pool.slots.compare(now, pool.gauges())
-            self._log_full(pool)
+            if not pool.switched_off():  # else holds are not recorded any more
+                self._log_full(pool, _compared(pool, now))
             self._log_lost(pool, now)
             self._log_nested(pool)
             self._log_fork_shared(pool)
@@ -156,17 +154,16 @@ class Watchdog:
                 duration(now - min(leak.checked_out_at for leak in returned)),
             )
 
-    def _log_full(self, pool: PoolLedger) -> None:
+    def _log_full(self, pool: PoolLedger, gauges: Gauges) -> None:
         """Log once when a pool first becomes full, with the holders by call site."""
-        if pool in self._full or pool.switched_off():
+        if pool in self._full:
             return
         stacks, more = pool.first_full, "and another one was requested"
         if stacks is None:
-            size = pool.gauges()
-            most = (size.size or 0) + (size.max_overflow or 0)
-            if not size.size or (size.max_overflow or 0) <= 0:
+            size, overflow = gauges.size or 0, gauges.max_overflow or 0
+            if not size or overflow <= 0:
                 return
-            if len(pool.holds) < most:
+            if len(pool.holds) < size + overflow:
                 return
             stacks = [hold.stack for hold in list(pool.holds.values())]
             more = "the overflow included"
@@ -222,6 +219,15 @@ class Watchdog:
                     site_and_callers(site, *collected.callers),
                     _dropped_text(pool),
                 )
+
+
+def _compared(pool: PoolLedger, now: float) -> Gauges:
+    """Read the gauges of a pool, once per tick, and compare its slots with them."""
+    with suppress(Exception):  # a pool class of the application
+        gauges = pool.gauges()
+        pool.slots.compare(now, gauges)
+        return gauges
+    return Gauges()
 
 
 def _dropped_text(pool: PoolLedger) -> str:

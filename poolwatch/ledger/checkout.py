@@ -11,10 +11,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolwatch.ledger.labels import Context
+from poolwatch.model import Connection, LockRequest
 from poolwatch.runtime.libraries import is_made_up
 
 if TYPE_CHECKING:
-    from poolwatch.model import Connection, LockRequest
     from poolwatch.stacks.capture import CapturedStack
     from poolwatch.stacks.holder import Holder, TaskRef
 
@@ -107,11 +107,11 @@ class Checkout:
 
         ``server_connect``: that of the pool, None for other databases than PostgreSQL.
         """
-        from poolwatch.text.masking import mask_literals
-
         statement, facts = self.statement(), self.facts
         if statement is None:
             return None
+        from poolwatch.text.masking import mask_literals
+
         has_backend = facts is not None and facts.backend_pid is not None
         postgres = has_backend or server_connect is not None
         return mask_literals(statement, postgres=postgres)
@@ -278,8 +278,6 @@ class LockStatement(NamedTuple):
 
     def record(self, now: float) -> LockRequest:
         """Return the record for a snapshot."""
-        from poolwatch.model import LockRequest
-
         return LockRequest(
             site=self.stack.site(),
             sent=None if self.sent_by is None else self.sent_by.site(),
@@ -348,8 +346,6 @@ class ConnectionFacts:
 
     def record(self, now: float) -> Connection:
         """Return the record for a snapshot."""
-        from poolwatch.model import Connection
-
         return Connection(
             age_s=now - self.opened,
             connect_s=self.connect_s,

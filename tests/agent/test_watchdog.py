@@ -155,3 +155,21 @@ def test_a_pool_is_full_when_its_overflow_is_used_up(watchdog, caplog):
             watchdog.tick()
     ((_, text),) = full(caplog)
     assert "2 connections out, the overflow included; held by" in text
+
+
+def test_a_tick_reads_the_gauges_of_a_pool_once(watchdog):
+    poolwatch.instrument(null_pool_of(), name="orders")
+    (ledger,) = agent.ledger.pools.values()
+    read, reads = ledger.gauges, []
+    ledger.gauges = lambda: reads.append(1) or read()
+    watchdog.tick()
+    assert len(reads) == 1
+
+
+def test_gauges_that_fail_do_not_end_a_tick(watchdog, caplog):
+    """Those of a pool class of the application, for example."""
+    poolwatch.instrument(null_pool_of(), name="orders")
+    (ledger,) = agent.ledger.pools.values()
+    ledger.gauges = lambda: 1 / 0
+    watchdog.tick()
+    assert said(caplog) == []
