@@ -64,10 +64,7 @@ _NO_CHILDREN: dict[tuple[int, ...], CapturedStack] = {}
 
 
 class CapturedStack:
-    """A captured stack: a node of the tree.
-
-    The node has one chunk of the frames; its parents have the nearer chunks.
-    """
+    """A node of the tree: one chunk of frames; its parents have the nearer ones."""
 
     __slots__ = (
         "_frames",

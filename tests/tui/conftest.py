@@ -15,6 +15,12 @@ from poolwatch.tui.polling import Reading
 from poolwatch.tui.state.board import Board
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """``e`` and ``E`` write into the current directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def board() -> Callable[..., Board]:
     def make(*snapshots: Snapshot, now: float = 100.0) -> Board:
