@@ -15,6 +15,9 @@ import pytest
 
 HERE = Path(__file__).parent
 ALONE = {
+    "adapters/test_asyncpg_pool.py",
+    "adapters/test_django.py",
+    "adapters/test_orphaned.py",
     "agent/test_circumstances.py",
     "agent/test_incident_snapshots.py",
     "agent/test_races.py",

@@ -315,21 +315,6 @@ def test_what_is_in_use_is_not_dropped(kind, pool, instrument):
     assert Look().counters(watch).leaked == 0
 
 
-def test_orphaned(kind, pool, instrument):
-    """The thread or task has ended, and nothing that runs has its connection: the pool
-    itself, which may well refer to it, is nobody."""
-    watch = instrument(pool)
-    kind.begin(kind.keep, pool).result(30)
-    look = until(lambda: (it := Look()).kinds() == ["leaked.orphaned"] and it)
-    (hold,) = look.holds(watch)
-    (finding,) = look.process.findings
-    assert finding.holds == (hold.id,)
-    assert [site_of(site) for site in finding.sites] == [line_of_take(kind)]
-    assert hold.verdict == "leaked"
-    kind.run(kind.give, pool, KEPT.pop())
-    assert Look().kinds() == []
-
-
 # -- instrument and its undo -------------------------------------------------------
 
 
