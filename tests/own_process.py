@@ -15,6 +15,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ALONE = {
+    "adapters/test_adoption.py",
     "adapters/test_asyncpg_pool.py",
     "adapters/test_django.py",
     "adapters/test_orphaned.py",
