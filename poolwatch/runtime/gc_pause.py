@@ -1,4 +1,4 @@
-"""Pauses the garbage collector for one call, for one of three reasons.
+"""Pauses the garbage collector for one call, for one of three reasons, or runs it.
 
 - A deadlock: CPython holds an internal lock while it lists the frames or exceptions of
   all threads, and a collection may run a finalizer that needs the lock (cpython
@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -70,3 +71,20 @@ def undisturbed(call: Callable[[], T]) -> T:
         return call()
     finally:
         _pause.end()
+
+
+_PATIENCE_S, _STEP_S = 1.0, 0.005
+
+
+def collect() -> None:
+    """Run a full collection, even if another thread is in the middle of one.
+
+    gc.collect() returns at once then, and what has just become garbage stays.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        before = gc.get_stats()[-1]["collections"]
+        gc.collect()
+        if gc.get_stats()[-1]["collections"] > before or time.monotonic() >= until:
+            return
+        time.sleep(_STEP_S)

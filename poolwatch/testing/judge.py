@@ -7,13 +7,13 @@ configuration ignores, or in pools that are not judged, do not count.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from poolwatch.runtime.gc_pause import collect
 from poolwatch.testing.owners import Owner, any_in_other_thread
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class Judge:
         until = time.monotonic() + grace
         while any(hold in owner.open_holds for hold, _ in suspects):
             if time.monotonic() >= until:
-                gc.collect()
+                collect()
+                _wait_for_collections(owner)
                 return
             time.sleep(_STEP_S)
 

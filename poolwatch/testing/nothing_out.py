@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Generator
 from typing import Any
@@ -12,6 +11,7 @@ from poolwatch.agent.instrument import agent
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.settings import disabled
+from poolwatch.runtime.gc_pause import collect
 from poolwatch.testing import evidence
 from poolwatch.testing.leak import PoolLeakError
 from poolwatch.testing.report import describe
@@ -38,7 +38,7 @@ def assert_nothing_out(target: Any, allow: int) -> _Nothing:
         return _Nothing()
     pool = _id_of(target)
     if len(_out(pool)) > allow:
-        gc.collect()  # returns connections that are only dropped
+        collect()  # returns connections that are only dropped
     out = _out(pool)
     if len(out) > allow:
         leaks = evidence.from_open_holds(out, time.monotonic())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import time
 from contextvars import ContextVar
@@ -16,6 +15,7 @@ from poolwatch.agent.instrument import (
 )
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
+from poolwatch.runtime.gc_pause import collect
 from poolwatch.stacks.holder import get_ident
 from poolwatch.testing import evidence
 from poolwatch.testing.leak import Leak
@@ -102,7 +102,7 @@ class Region:
     def leaks(self, allowed: int) -> list[Leak]:
         """Return the leaks, if they are more than ``allowed``."""
         if self.has_open_suspects():
-            gc.collect()  # distinguishes held connections from dropped ones
+            collect()  # distinguishes held connections from dropped ones
         held = [pair for key, pair in self._suspects.items() if key in self.open_holds]
         if len(held) + len(self._collected) <= allowed:
             return []

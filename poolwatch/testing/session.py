@@ -8,7 +8,6 @@ running one.
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from poolwatch.agent.instrument import agent
+from poolwatch.runtime.gc_pause import collect
 from poolwatch.testing.instrumentation import Instrumentation
 from poolwatch.testing.judge import Judge
 from poolwatch.testing.markers import MARKERS
@@ -380,7 +380,7 @@ class PoolLeaks:
             *list(self._owners.checked_out_after_judging.values()),
         ]
         if any(owner.open_holds for owner in remaining):
-            gc.collect()
+            collect()
         for owner in remaining:
             self._judge_late(owner)
         self._judge_late_collected()

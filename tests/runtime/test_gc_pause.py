@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from poolwatch.runtime.gc_pause import undisturbed
+from poolwatch.runtime.gc_pause import collect, undisturbed
 
 
 class Cycle:
@@ -69,3 +70,29 @@ def test_a_fork_during_the_call_ends_it_in_the_child() -> None:
         return os.waitpid(pid, 0)[1]
 
     assert undisturbed(fork) == 0
+
+
+def test_a_collection_of_another_thread_is_waited_for() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Cycle):
+        def __del__(self) -> None:
+            begun.set()
+            go_on.wait(30)
+
+    def collect_slowly() -> None:
+        Slow()
+        gc.collect()
+
+    gc.disable()
+    other = threading.Thread(target=collect_slowly)
+    other.start()
+    assert begun.wait(30)
+    Cycle.collected = 0
+    Cycle()
+    gc.collect()
+    assert Cycle.collected == 0  # it has returned at once
+    threading.Timer(0.05, go_on.set).start()
+    collect()
+    assert Cycle.collected == 1
+    other.join(30)
