@@ -126,7 +126,7 @@ class Slots:
 
     def unrecorded(self, gauges: Gauges) -> int:
         """Slots that are out by checkouts without a hold, and that are not lost."""
-        before = self.before
+        before = self.before if gauges.before is None else gauges.before
         if gauges.unheld is not None and gauges.before is None:
             before = min(before, max(0, gauges.unheld[1]))  # some may have come back
         return before + gauges.unseen
