@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import sys
+import threading
 from contextlib import suppress
 
 import pytest
@@ -73,12 +77,26 @@ def test_out_before(kind, pool, attach):
     assert Look().kinds() == []
 
 
+def is_waiting(kind):
+    """Whether the thread or task beside has come to its wait."""
+    tasks = [o for o in gc.get_objects() if issubclass(type(o), asyncio.Task)]
+    if any(task._fut_waiter and task.get_name() in kind.beside for task in tasks):
+        return True
+    frames = sys._current_frames()
+    return any(
+        frames[each.ident].f_code.co_name == "wait"
+        for each in threading.enumerate()
+        if each.name in kind.beside and each.ident in frames
+    )
+
+
 def test_waiting_before(kind, pool, attach):
     """It is a wait with its line; once it is served it is a hold."""
     if not kind.waits:
         pytest.skip("it raises at once")
     held = [kind.run(kind.take, pool) for _ in range(2)]
     request = kind.begin(kind.take, pool)
+    until(lambda: is_waiting(kind))
     watch = attach(pool)
     (wait,) = until(lambda: Look().waits(watch))
     assert (wait.thread if wait.task is None else wait.task) in kind.beside
