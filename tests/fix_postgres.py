@@ -69,6 +69,13 @@ class Postgres:
             return f"{start}/{self.database}?unix_sock={path}"
         return f"{start}/{self.database}?host={self.host}&port={self.port}"
 
+    @property
+    def pids(self) -> list[int]:
+        """The postmaster and its children."""
+        pid = int((self.directory / "postmaster.pid").read_text("utf-8").split()[0])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8")
+        return [pid, *map(int, children.split())]
+
     def over_tcp(self) -> Postgres:
         """The same server, reached over TCP."""
         return replace(self, host="127.0.0.1")

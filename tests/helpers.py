@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +44,32 @@ async def until_async(
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.01)
     return value
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Stop every thread of these processes (SIGSTOP), and always continue them.
+
+    The kernel returns from the signal before the other threads of a process have
+    stopped: one that runs on another processor can still answer a request.
+    """
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for pid in pids:
+            until(lambda pid=pid: _has_stopped(pid))
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _has_stopped(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    try:
+        return all(") T " in each.read_text("utf-8") for each in threads)
+    except OSError:  # a thread that ends
+        return False
 
 
 def line_of(source: Path | str, marker: str) -> int:

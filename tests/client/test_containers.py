@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fix_processes import ROOT
-from helpers import LONG_S, until
+from helpers import LONG_S, stopped, until
 
 _AS_ROOT = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
 _INSIDE = """
@@ -146,12 +146,11 @@ def test_what_cannot_be_seen_is_unknown(two_pods, container):
         viewer.stdin.flush()
         return json.loads(viewer.stdout.readline())
 
-    assert look() == [{"pod-a": 1, "pod-b": 1}, []]
+    until(lambda: look() == [{"pod-a": 1, "pod-b": 1}, []])
     first = first_process_in(two_pods[0])
-    os.kill(first, signal.SIGSTOP)
     silent = [1, "pod-a", "it does not answer in time", None]
-    assert look() == [{"pod-b": 1}, [silent]]
-    os.kill(first, signal.SIGCONT)
+    with stopped(first):
+        assert look() == [{"pod-b": 1}, [silent]]
     until(lambda: look() == [{"pod-a": 1, "pod-b": 1}, []])
     os.kill(first, signal.SIGKILL)
     until(lambda: look() == [{"pod-b": 1}, []])

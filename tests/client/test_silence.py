@@ -6,9 +6,7 @@ Real processes, a real PostgreSQL; ``check``, ``ps`` and the dashboard's first l
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import socket
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from drawn import rows, selection
+from helpers import stopped
 
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
@@ -51,25 +50,6 @@ if "leak" in sys.argv:
 print("ready", flush=True)
 sys.stdin.read()
 """
-
-
-@contextmanager
-def hung(*pids):
-    """Stopped by SIGSTOP, and always continued."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-def pids_of(server):
-    """The postmaster and its children."""
-    pid = int((server.directory / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *map(int, children)]
 
 
 class Dashboard:
@@ -214,7 +194,7 @@ def test_a_server_that_hangs(apps, dashboard, shop, start_postgres):
     shop("orders", server)
     shop("billing", server)
     dashboard.until("2 processes", "✓ healthy")
-    with hung(*pids_of(server)):
+    with stopped(*server.pids):
         lines = dashboard.lines()
         assert "healthy" not in "\n".join(lines)
         began = time.monotonic()
@@ -243,7 +223,7 @@ def test_one_of_two_processes_is_stopped(apps, dashboard, shop, postgres):
     leaked = next(row for row in board.rows.values() if row.word == "LEAKED")
     table = board.tables["holds"].selection
     table.move([row.key for row in table.shown].index(leaked.key))
-    with hung(billing.pid):
+    with stopped(billing.pid):
         lines = dashboard.until("has not answered for")
         said = rf"[◆■] billing.py {billing.pid} is stopped \(state T\) and has not "
         assert re.search(said + r"answered for \d", lines[1])
@@ -279,7 +259,7 @@ def test_one_of_two_processes_is_stopped(apps, dashboard, shop, postgres):
 def test_the_only_process_is_stopped(apps, dashboard, shop, postgres):
     app = shop("orders", postgres)
     dashboard.until("✓ healthy")
-    with hung(app.pid):
+    with stopped(app.pid):
         lines = dashboard.until("SILENT")
         assert f"orders.py {app.pid} is stopped (state T)" in lines[1]
         assert len(dashboard.board.rows) == 1
@@ -324,7 +304,7 @@ def test_a_process_whose_socket_is_gone(apps, dashboard, shop, postgres):
     app = shop("orders", postgres)
     dashboard.until("✓ healthy")
     (path,) = apps.directory.iterdir()
-    with hung(app.pid):
+    with stopped(app.pid):
         path.unlink()
         lines = dashboard.lines()
         assert f"orders.py {app.pid} is alive, its socket file is gone" in lines[1]

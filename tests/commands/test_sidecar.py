@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import sqlite3
@@ -15,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-from helpers import LONG_S, until
+from helpers import LONG_S, stopped, until
 
 from poolwatch.protocol import sockets
 
@@ -161,14 +160,11 @@ def test_a_process_that_is_stopped_delays_no_other(apps, sidecar, hook):
     first = apps.start(APP, "first.py")
     second = apps.start(APP, "second.py")
     running = sidecar(*BARE, "--every", "0.2", "--webhook", url)
-    os.kill(first.pid, signal.SIGSTOP)
-    try:
+    with stopped(first.pid):
         second.stdin.write("take\n")
         second.stdin.flush()
         until(lambda: [e for e in got if e["pid"] == second.pid])
         assert running.end()[:2] == (0, "")
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 
 import pytest
-from helpers import LONG_S, until
+from helpers import LONG_S, stopped, until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerDownError, ServerViewError
@@ -111,8 +110,7 @@ def test_a_stuck_reading_is_abandoned(connects, postgres):
         except ServerViewError as error:
             failures.append(error)
 
-    os.kill(backend, signal.SIGSTOP)
-    try:
+    with stopped(backend):
         thread = threading.Thread(target=hang)
         thread.start()
         until(lambda: reader._state.reading_since)
@@ -127,8 +125,6 @@ def test_a_stuck_reading_is_abandoned(connects, postgres):
 
         until(answers)
         assert len(connects.made) == 2
-    finally:
-        os.kill(backend, signal.SIGCONT)
     thread.join(20)
     assert failures == []
     assert connects.open == [connects.made[1]], (

@@ -15,8 +15,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fix_postgres import Postgres, drop_postgres, make_postgres
 from fix_processes import Apps
-from helpers import LONG_S, until_async
+from helpers import LONG_S, stopped, until_async
 
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
@@ -155,25 +155,6 @@ async def stage(dsn: str | None = None) -> AsyncIterator[Stage]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-@contextmanager
-def stopped(*pids: int) -> Iterator[None]:
-    """Stopped by SIGSTOP, and always continued."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-def pids_of(server: Postgres) -> list[int]:
-    """The postmaster and its children."""
-    pid = int((server.directory / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *map(int, children)]
-
-
 def start(stage: Stage, name: str, server: Postgres, *more: str) -> Awaitable[Any]:
     """Start an application with one hold, or with a leaked one besides."""
     url = server.url()
@@ -193,7 +174,7 @@ async def of_a_server(shared: Postgres) -> list[Evidence]:
             )
             await s.shows("3 processes", "✓ healthy")
             use = "2 pools of 2 processes use it"
-            with stopped(*pids_of(server)):
+            with stopped(*server.pids):
                 found.append(await s.tell("database hung", "db DOWN", use))
             found.append(await s.tell("all is well", "✓ healthy", "3 processes"))
             await asyncio.to_thread(server.stop, "immediate")
