@@ -6,6 +6,7 @@ the application: it takes none of their locks, and never waits for them.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -41,8 +42,20 @@ class _Attachment(NamedTuple):
     """The socket directory, if there was none."""
 
 
-_lock = Lock()
-_attachment: _Attachment | None = None
+class _State:
+    """Whether an attach has instrumented this process. One order at a time."""
+
+    def __init__(self) -> None:
+        self.current: _Attachment | None = None
+        self.reset_lock()
+
+    def reset_lock(self) -> None:
+        """In a forked child: the thread that may hold it exists only in the parent."""
+        self.lock = Lock()
+
+
+_state = _State()
+os.register_at_fork(after_in_child=_state.reset_lock)
 
 
 def obey(order: Answer, tell: Callable[[Answer], object]) -> None:
@@ -51,7 +64,7 @@ def obey(order: Answer, tell: Callable[[Answer], object]) -> None:
     A refusal is one sentence with its exit code.
     """
     try:
-        with _lock:
+        with _state.lock:
             answer = _end() if order["undo"] else _begin(order["directory"])
     except PoolwatchError as error:
         answer = {"refused": str(error), "exit_code": error.exit_code}
@@ -59,7 +72,6 @@ def obey(order: Answer, tell: Callable[[Answer], object]) -> None:
 
 
 def _begin(directory: str | None) -> Answer:
-    global _attachment
     if agent.pools is not None and (agent.ledger.pools or agent.pools.watches_all):
         return {"said": "already"}
     if disabled():
@@ -73,7 +85,7 @@ def _begin(directory: str | None) -> Answer:
     folder = sockets.runtime_directory(directory)
     made = None if folder.exists() else folder
     sockets.prepare(folder)
-    _attachment, agent.directory = _Attachment(made), folder
+    _state.current, agent.directory = _Attachment(made), folder
     instrument_without_agent()  # hooks first: they record what is checked out from now
     if agent.pools is not None:
         agent.pools.adopt()
@@ -93,8 +105,7 @@ def _begin(directory: str | None) -> Answer:
 
 
 def _end() -> Answer:
-    global _attachment
-    current, _attachment = _attachment, None
+    current, _state.current = _state.current, None
     if current is None:
         return {"said": "not attached"}
     uninstrument()

@@ -9,20 +9,12 @@ import threading
 from contextlib import suppress
 
 import pytest
-from adapters.kinds import every_kind
 from fix_core import Look
 from helpers import until
 
 import poolwatch
 from poolwatch.agent import attached
 from poolwatch.agent.instrument import agent
-
-
-@pytest.fixture(params=every_kind(), ids=lambda kind: kind.name)
-def kind(request):
-    driver = request.param()
-    yield driver
-    driver.end()
 
 
 @pytest.fixture

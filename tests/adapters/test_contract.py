@@ -12,7 +12,6 @@ import warnings
 from contextlib import suppress
 
 import pytest
-from adapters.kinds import every_kind
 from adapters.kinds.kind import KEPT
 from fix_core import Look
 from helpers import until
@@ -29,14 +28,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SIZE = 2
-
-
-@pytest.fixture(params=every_kind(), ids=lambda kind: kind.name)
-def kind(request):
-    """A kind of pool, as it is driven in this test."""
-    driver = request.param()
-    yield driver
-    driver.end()
 
 
 @pytest.fixture

@@ -5,17 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from adapters.kinds import every_kind
 from adapters.kinds.kind import KEPT
 from fix_core import Look
 from helpers import until
-
-
-@pytest.fixture(params=every_kind(), ids=lambda kind: kind.name)
-def kind(request):
-    driver = request.param()
-    yield driver
-    driver.end()
 
 
 @pytest.fixture
