@@ -20,6 +20,8 @@ class Receiver:
     def __init__(self) -> None:
         receiver = self
         self.requests = 0
+        self.bodies: list[bytes] = []
+        """Of all requests, to any path."""
         self.units: dict[str, str] = {}
         self.newest: dict[str, dict[Attributes, Any]] = {}
         """The series of the newest request alone."""
@@ -30,6 +32,7 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
+                receiver.bodies.append(body)
                 if self.path == "/v1/metrics":
                     receiver._take(ExportMetricsServiceRequest.FromString(body))
                 self.send_response(200)

@@ -20,6 +20,7 @@ import pytest
 from canaries import CANARY, OTHERS, POSTGRES, found_in
 from fix_postgres import free_port
 from helpers import LONG_S, until
+from otlp_receiver import Receiver
 
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
@@ -116,14 +117,24 @@ def app(apps, postgres, monkeypatch):
 
 
 @pytest.fixture
-def sidecar(apps, app, postgres):
+def receiver():
+    """Of webhooks and of OpenTelemetry's metrics."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def sidecar(apps, app, postgres, receiver):
     """Where its metrics are, and the URL of its history."""
     metrics, history = f"127.0.0.1:{free_port()}", f"sqlite:///{apps.home}/history"
     dsn = postgres.as_role("postgres", CANARY).dsn
     command = [sys.executable, "-m", "poolwatch", "sidecar", "--every", "0.2"]
     command += ["--metrics", metrics, "--history", history, "--dsn", dsn]
+    command += ["--webhook", receiver.url, "--otlp"]
+    environ = {**apps.environ, **receiver.environ, "OTEL_METRIC_EXPORT_INTERVAL": "200"}
     with (apps.home / "sidecar").open("w") as said:
-        running = subprocess.Popen(command, stderr=said, env=apps.environ)
+        running = subprocess.Popen(command, stderr=said, env=environ)
     yield f"http://{metrics}/metrics", history, running
     running.kill()
     running.wait()
@@ -155,7 +166,9 @@ def of_database(path):
         return "\n".join([*history.iterdump(), *documents])
 
 
-async def test_no_secret_leaves(apps, app, sidecar, http_get, socket_dir, capsys):
+async def test_no_secret_leaves(
+    apps, app, sidecar, receiver, http_get, socket_dir, capsys
+):
     url, history, running = sidecar
     outputs = {}
     log = apps.home / "log"
@@ -171,8 +184,10 @@ async def test_no_secret_leaves(apps, app, sidecar, http_get, socket_dir, capsys
     opened = open_saved(moment)
     async for picture in drawn(Dashboard(opened, saved=opened.incidents)):
         outputs[f"picture {len(outputs)}"] = picture
+    until(lambda: receiver.newest and b"leaked" in b"".join(receiver.bodies))
     running.terminate()
     assert running.wait(LONG_S) == 0
+    outputs["posts"] = b"".join(receiver.bodies).decode("utf-8", "replace")
     for command in OF_HISTORY:
         main([*command.split(), "--history", history])
         outputs[command] = "".join(capsys.readouterr())
