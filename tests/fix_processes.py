@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import LONG_S, line_of
+from helpers import LONG_S, line_of, until
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,6 +85,12 @@ class Apps:
     def line(self, marker: str, name: str = "app.py") -> int:
         """The number of the line that ends with ``# <marker>``."""
         return line_of(self.home / name, marker)
+
+
+def first_process_in(container: subprocess.Popen[Any]) -> int:
+    """The pid here of the process that is 1 in a container made by unshare."""
+    children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+    return int(until(children.read_text).split()[0])
 
 
 @pytest.fixture

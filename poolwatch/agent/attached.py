@@ -1,7 +1,7 @@
 """What ``poolwatch attach`` does in the application, in a thread of its own.
 
 All of it may run for the first time in the middle of an incident, beside the threads of
-the application: it takes none of their locks, and never waits for them.
+the application: it never waits for them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from poolwatch.ledger.settings import disabled
 from poolwatch.protocol import sockets
 from poolwatch.runtime.libraries import with_pools
 from poolwatch.runtime.program import program
-from poolwatch.version import VERSION
 
 _SECOND_LOOK_S = 0.1
 """Until what was on its way at the first look has arrived; the third is at a tick."""
@@ -58,6 +57,11 @@ _state = _State()
 os.register_at_fork(after_in_child=_state.reset_lock)
 
 
+def is_attached() -> bool:
+    """Whether an attach has instrumented this process."""
+    return _state.current is not None
+
+
 def obey(order: Answer, tell: Callable[[Answer], object]) -> None:
     """Attach or undo, as ordered, and tell the outcome.
 
@@ -81,26 +85,29 @@ def _begin(directory: str | None) -> Answer:
         raise UsageError(
             f"that process has loaded none of the pool libraries: {', '.join(known)}"
         )
-    began = time.monotonic()
     folder = sockets.runtime_directory(directory)
+    sockets.new_path(folder)  # raises an error if it is too long
     made = None if folder.exists() else folder
     sockets.prepare(folder)
     _state.current, agent.directory = _Attachment(made), folder
-    instrument_without_agent()  # hooks first: they record what is checked out from now
-    if agent.pools is not None:
-        agent.pools.adopt()
-        time.sleep(_SECOND_LOOK_S)
-        agent.pools.adopt()
-    instrument()  # the first viewer sees what was adopted
+    try:
+        # hooks first: they record what is checked out from now
+        instrument_without_agent()
+        if agent.pools is not None:
+            agent.pools.adopt()
+            time.sleep(_SECOND_LOOK_S)
+            agent.pools.adopt()
+        instrument()  # the first viewer sees what was adopted
+    except BaseException:
+        _end()
+        raise
     pools = list(agent.ledger.pools.values())
     return {
         "said": "attached",
         "program": program(),
-        "version": VERSION,
         "directory": str(folder),
         "pools": len(pools),
         "holds": sum(hold.adopted for each in pools for hold in each.recorded_holds()),
-        "seconds": time.monotonic() - began,
     }
 
 

@@ -86,7 +86,9 @@ class Server:
         self._keep_listening()
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, unless it runs."""
+        if self._thread is not None:
+            return
         self._stopping = threading.Event()  # one per thread: an old one stays stopped
         self._thread = threading.Thread(
             target=self._serve, args=(self._stopping,), name="poolwatch", daemon=True

@@ -9,10 +9,9 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-from fix_processes import ROOT
+from fix_processes import ROOT, first_process_in
 from helpers import LONG_S, stopped, until
 
 _AS_ROOT = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
@@ -99,12 +98,6 @@ def two_pods(container):
     for pod in pods:
         assert pod.stdout.readline() == "ready\n", pod.stderr.read()
     return pods
-
-
-def first_process_in(pod):
-    """The pid here of the process that is 1 in a container."""
-    children = Path(f"/proc/{pod.pid}/task/{pod.pid}/children")
-    return int(until(children.read_text).split()[0])
 
 
 def test_a_viewer_in_a_third_container(two_pods, container):

@@ -13,10 +13,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
+from fix_processes import first_process_in
 from helpers import LONG_S, until
 
 from poolwatch.commands.attach.target import Target
@@ -158,7 +161,7 @@ def test_attach_and_undo(start, attach, socket_dir):
     folder = socket_dir / "s"
     code, said = attach(pid, "--dir", str(folder), "--seconds", str(LONG_S))
     assert (code, "1 pool, 1 connection out" in said) == (0, True), said
-    assert "Unknown of that" in said
+    assert "Not known for this one" in said
     code, said = attach(pid)
     assert (code, "already" in said) == (0, True), said
     where = f"/proc/{pid}/root{folder}"
@@ -214,6 +217,107 @@ def test_woken_after_the_command_has_ended(start, attach, socket_dir):
     until(lambda: Target.find(program.pid).agent_socket() is None)
     assert left_behind(ended.pid) == []  # swept
     until(lambda: left_behind(program.pid) == [])
+
+
+def test_it_ends_meanwhile(start, attach):
+    program = start()
+    assert program.ask("sleep") == "began"
+    threading.Timer(0.2, program.process.kill).start()
+    code, said = attach(program.pid, "--seconds", str(LONG_S))
+    assert (code, said) == (3, f"poolwatch: process {program.pid} has ended\n")
+    assert left_behind(program.pid) == []
+
+
+def test_a_directory_too_long_for_a_socket(start, attach, socket_dir):
+    """Nothing is left half attached."""
+    program = start()
+    before = program.ask("threads"), program.ask("listeners")
+    code, said = attach(
+        program.pid, "--dir", str(socket_dir / ("d" * 100)), "--seconds", str(LONG_S)
+    )
+    assert (code, "too long for a Unix socket" in said) == (2, True), said
+    assert (program.ask("threads"), program.ask("listeners")) == before
+    assert left_behind(program.pid) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can enter a namespace")
+def test_a_pid_namespace_of_its_own(python314, attach, socket_dir):
+    """The script runs as the user of the process, who needs no capability."""
+    root = os.environ.get("POOLWATCH_PYTHON314_ROOT", "")
+    enter = f'mount -t proc proc {root}/proc && exec "$@"'
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "sh", "-c"]
+    command += [enter, "sh", "chroot", "--userspec=65534:65534", root or "/"]
+    program = Program([*command, python314[-1]], APP)
+    try:
+        pid = str(first_process_in(program.process))
+        socket_dir.chmod(0o777)
+        there = ("--dir", str(socket_dir / "s"), "--seconds", str(LONG_S))
+        code, said = attach(pid, *there)
+        assert (code, "1 pool, 1 connection out" in said) == (0, True), said
+        code, said = attach(pid, "--undo", "--seconds", str(LONG_S))
+        assert (code, "detached" in said) == (0, True), said
+        assert left_behind(pid) == []
+    finally:
+        program.end()
+
+
+RECORDS = """
+import posix
+status = posix.open("/proc/self/status", posix.O_RDONLY)
+lines = posix.read(status, 4096).decode("ascii", "replace").splitlines()
+capabilities = [line.split()[1] for line in lines if line.startswith("CapEff")]
+log = posix.open({log!r}, posix.O_WRONLY | posix.O_APPEND | posix.O_CREAT, 0o666)
+posix.write(log, f"{{posix.getuid()}} {{int(capabilities[0], 16)}}\\n".encode())
+"""
+NOBODY = {"user": 65534, "group": 65534, "extra_groups": (), "cwd": "/"}
+
+
+@pytest.fixture
+def recording():
+    """A Python of nobody's own, with a standard library that records who runs it."""
+    home = Path(tempfile.mkdtemp(dir="/tmp"))
+    home.chmod(0o755)
+    real = Path("/usr/bin/python3").resolve()
+    python, log = home / "bin/python3.14", home / "log"
+    say = "import encodings, os; print(os.__file__)"
+    if real.exists():
+        told = subprocess.run([real, "-c", say], capture_output=True, check=True)
+        theirs = Path(told.stdout.decode().strip()).parent
+        library = home / "lib" / theirs.name
+        shutil.copytree(theirs / "encodings", library / "encodings")
+        for each in theirs.iterdir():
+            if each.name != "encodings":
+                (library / each.name).symlink_to(each)
+        with (library / "encodings/__init__.py").open("a") as file:
+            file.write(RECORDS.format(log=str(log)))
+        python.parent.mkdir()
+        shutil.copy(real, python)
+        for each in (home, *home.rglob("*")):
+            os.chown(each, 65534, 65534, follow_symlinks=False)
+        subprocess.run([python, "-S", "-c", say], **NOBODY, check=True)
+    if not log.exists():
+        shutil.rmtree(home)
+        pytest.skip("needs a /usr/bin/python3 that can be copied")
+    yield python, log
+    shutil.rmtree(home)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_the_program_of_another_user_never_runs_as_root(attach, recording, monkeypatch):
+    """Attaching starts it, and its owner may have put anything into it."""
+    python, log = recording
+    monkeypatch.setenv("PATH", "/nowhere")  # with no other Python 3.14
+    with subprocess.Popen(
+        [python, "-S", "-c", LOOP], stdout=subprocess.PIPE, **NOBODY
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        before = len(log.read_text().splitlines())
+        _, said = attach(str(process.pid), "--seconds", "0.5")
+        process.kill()
+    found = log.read_text().splitlines()
+    if sys.version_info[:2] != (3, 14):  # else this interpreter is used
+        assert len(found) == before + 1, said
+    assert set(found) == {"65534 0"}
 
 
 LOOP = "import time; print('ready', flush=True); time.sleep(0.01)\nwhile True: "

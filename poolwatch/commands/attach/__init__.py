@@ -16,7 +16,7 @@ from poolwatch.commands.arguments import (
     environment,
     seconds,
 )
-from poolwatch.errors import PoolwatchError, UsageError
+from poolwatch.errors import NoProcessError, PoolwatchError, UsageError
 from poolwatch.protocol import sockets
 from poolwatch.text.format import one_line, plural
 
@@ -95,11 +95,21 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Attach to a process, or undo that."""
-    from poolwatch.commands.attach import arming
     from poolwatch.commands.attach.target import Target
 
     began = time.monotonic()
     target = Target.find(options.pid)
+    try:
+        return _run(target, options, began)
+    except (OSError, PoolwatchError):
+        if target.has_ended():
+            raise NoProcessError(f"process {target.pid} has ended") from None
+        raise
+
+
+def _run(target: Target, options: argparse.Namespace, began: float) -> int:
+    from poolwatch.commands.attach import arming
+
     _ = target.version
     pending = arming.taken_back(target)
     socket = target.agent_socket()
@@ -144,7 +154,13 @@ def _order(
     except PoolwatchError:
         armed.remove(all_of_it=True)
         raise
-    answer = _answer(target, armed, options)
+    try:
+        answer = _answer(target, armed, options)
+    except KeyboardInterrupt:
+        if armed.is_pending():
+            armed.disarm()
+        armed.give_up()
+        raise
     if answer is None and armed.has_begun():
         print(
             f"process {target.pid} has begun and not finished in {_WORKS_S:g} s: it "
@@ -155,7 +171,8 @@ def _order(
     if answer is None:
         return _not_answered(target, until, undo=options.undo, wake=options.wake)
     armed.remove(all_of_it=answer.get("said") != "attached")
-    for each in arming.of_process(target) if options.undo else earlier:
+    is_undone = answer.get("said") in ("undone", "not attached")
+    for each in arming.of_process(target) if is_undone else earlier:
         each.remove(all_of_it=True)
     return _told(target, answer, time.monotonic() - began)
 
@@ -165,17 +182,24 @@ def _answer(
 ) -> dict[str, Any] | None:
     from poolwatch.commands.attach.calling import wake
 
-    began, woken = time.monotonic(), False
+    now = time.monotonic()
+    until, wakes_at = now + options.seconds, now + min(_BEFORE_WAKE_S, options.seconds)
+    has_begun, woken = False, not options.wake
     while True:
         answer = armed.answer()
-        passed = time.monotonic() - began
         if answer is not None:
             return answer
-        if passed > (_WORKS_S if armed.has_begun() else options.seconds):
-            return armed.give_up()
-        if options.wake and not woken and passed > _BEFORE_WAKE_S:
+        if target.has_ended():
+            armed.remove(all_of_it=True)
+            raise NoProcessError(f"process {target.pid} has ended")
+        now = time.monotonic()
+        if not has_begun and armed.has_begun():
+            has_begun, until = True, now + _WORKS_S
+        if not woken and now >= wakes_at:
             wake(target)
             woken = True
+        if now > until:
+            return armed.give_up()
         time.sleep(_PAUSE_S)
 
 
@@ -211,7 +235,7 @@ def _told(target: Target, answer: dict[str, Any], took: float) -> int:
         _tell_attached(target, answer, took)
     else:
         why = one_line(str(answer.get("failed", "unknown answer")))
-        raise UsageError(f"the attach to process {target.pid} has failed: {why}")
+        raise UsageError(f"process {target.pid} could not carry it out: {why}")
     return 0
 
 
@@ -224,11 +248,11 @@ def _tell_attached(target: Target, answer: dict[str, Any], took: float) -> None:
     )
     if holds:
         bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
-        them = "it was" if holds == 1 else "they were"
+        these, them = ("these", "they were") if holds > 1 else ("this one", "it was")
         print(
-            f"{bold}Unknown of {'that' if holds == 1 else 'these'}: the line that took "
-            f"{'it' if holds == 1 else 'them'}, its thread or task, and since "
-            f"when; {them} out before.{plain} What is taken from now on has its line."
+            f"{bold}Not known for {these}: the line of the checkout, its thread or "
+            f"task, and since when; {them} out before.{plain} What is checked out from "
+            "now on has its line."
         )
     where = target.outside(one_line(str(answer.get("directory", ""))))
     usual = where == str(sockets.runtime_directory())

@@ -26,6 +26,7 @@ from poolwatch.commands.attach.target import Target
 from poolwatch.errors import ForbiddenError, UsageError
 from poolwatch.protocol import liveness
 from poolwatch.protocol.liveness import Peer
+from poolwatch.text.format import one_line
 
 _PLACES = ("tmp", "var/tmp", "dev/shm")
 _NAME = re.compile(r"poolwatch-attach-(\d+)-(\d+)-(\d+)-[0-9a-f]{16}")
@@ -61,13 +62,16 @@ class Armed:
         name = f"poolwatch-attach-{target.pid}-{target.started}-{space}-{token}"
         why = ""
         for place in _PLACES:
+            armed = None
             try:
                 os.mkdir(name, 0o700, dir_fd=_opened(target, place))
+                armed = cls(target, place, name)
+                armed._fill(order)
             except OSError as error:
-                why = str(error.strerror)
+                why = one_line(error.strerror or str(error))
+                if armed is not None:
+                    armed.remove(all_of_it=True)
                 continue
-            armed = cls(target, place, name)
-            armed._fill(order)
             return armed
         raise UsageError(
             f"process {target.pid} has no directory for temporary files: {why}"
@@ -89,6 +93,9 @@ class Armed:
 
     def _fill(self, order: Mapping[str, Any]) -> None:
         target, package = self._target, str(_PACKAGE)
+        made_by = os.fstat(self._folder).st_uid
+        if made_by != os.geteuid() or any(self._path.iterdir()):
+            raise ForbiddenError(f"{self._inside} was replaced meanwhile: not trusted")
         if target.uid != os.geteuid() or target.has_other_root:
             package = f"{self._inside}/{_COPY}"
             if not order["undo"]:
@@ -109,21 +116,29 @@ class Armed:
         scope = f'{{"__name__": "poolwatch_attach", "ORDER": {order!r}}}'
         code = f'compile({source!r}, "poolwatch attach", "exec")'
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        new = os.open(f"{_SCRIPT}.tmp", flags, 0o600, dir_fd=self._folder)
-        with os.fdopen(new, "w", encoding="utf-8") as file:
-            file.write(f"exec({code}, {scope})\n")
-            if self._target.uid != os.geteuid():
-                os.fchown(new, self._target.uid, self._target.gid)
-        os.rename(
-            f"{_SCRIPT}.tmp",
-            _SCRIPT,
-            src_dir_fd=self._folder,
-            dst_dir_fd=self._folder,
-        )
+        folder, draft = self._folder, f"{_SCRIPT}.{secrets.token_hex(4)}"
+        new = os.open(draft, flags, 0o600, dir_fd=folder)
+        try:
+            with os.fdopen(new, "w", encoding="utf-8") as file:
+                file.write(f"exec({code}, {scope})\n")
+                if self._target.uid != os.geteuid():
+                    os.fchown(new, self._target.uid, self._target.gid)
+            os.rename(draft, _SCRIPT, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:  # the disk is full
+            os.unlink(draft, dir_fd=folder)
+            raise
 
     def disarm(self) -> None:
-        """Take the order back: the script, once it runs, only removes itself."""
-        self._write({"deadline": 0.0})
+        """Take the order back: the script, once it runs, only removes itself.
+
+        Raises UsageError if the disk is full.
+        """
+        try:
+            self._write({"deadline": 0.0})
+        except OSError as error:
+            raise UsageError(
+                f"cannot take {self.script} back: {error.strerror}"
+            ) from None
 
     def has_begun(self) -> bool:
         """Whether the script has run, and its thread is at work."""

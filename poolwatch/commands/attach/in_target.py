@@ -15,6 +15,9 @@ TYPE_CHECKING = False  # importing typing takes time, in the main thread
 if TYPE_CHECKING:
     from typing import Any
 
+_FORK_WAITS_S = 1.0
+"""Longest wait of a fork for the end of the attach."""
+
 
 def start(order: dict[str, Any]) -> None:
     """Begin to carry out the order, unless it has expired."""
@@ -29,6 +32,19 @@ def _work(order: dict[str, Any]) -> None:
         _tell(order, answer)
 
     _touch(order, "began")
+    busy = _thread.allocate_lock()
+    busy.acquire()
+
+    def end() -> None:
+        if busy.locked():
+            busy.release()
+
+    def wait() -> None:
+        if busy.acquire(timeout=_FORK_WAITS_S):
+            busy.release()
+
+    # a child that is forked during an import could never import that module
+    os.register_at_fork(before=wait, after_in_child=end)
     try:
         _load(order["package"])
         from poolwatch.agent.attached import obey
@@ -38,6 +54,8 @@ def _work(order: dict[str, Any]) -> None:
         # other messages may quote the application's data
         why = f": {error}" if isinstance(error, ImportError) else ""
         tell({"failed": type(error).__name__ + why})
+    finally:
+        end()
     if os.path.exists(order["folder"] + "/given-up"):  # noqa: PTH110
         _clean_up(order)  # the command waits no more
 
@@ -66,9 +84,12 @@ def _load(package: str) -> None:
 
     known: Any = sys.modules.get("poolwatch")
     if known is not None:
-        if os.path.exists(known.__file__):  # noqa: PTH110 - pathlib may not be loaded
+        attached: Any = sys.modules.get("poolwatch.agent.attached")
+        if os.path.exists(known.__file__) or (  # noqa: PTH110 - pathlib may be missing
+            attached is not None and attached.is_attached()
+        ):
             return
-        for name in [each for each in sys.modules if each.startswith("poolwatch")]:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "poolwatch"]:
             del sys.modules[name]  # of an earlier attach, which was undone
     found = util.find_spec("poolwatch")
     if found is not None and found.origin is not None:

@@ -1,6 +1,6 @@
 """The process to attach to: whose it is, where its root is, which Python it runs.
 
-It is read from ``/proc`` alone. Nothing is started that is not known to be Python.
+It is read from ``/proc`` alone.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Target:
     gid: int
     inner_pid: int
     """Its pid as it knows it itself."""
+    capabilities: int
+    """A set of bits, as the kernel numbers them."""
     started: int
     """Its start time in clock ticks: tells it from a later process of this pid."""
 
@@ -64,6 +66,7 @@ class Target:
             int(fields["Uid"].split()[1]),
             int(fields["Gid"].split()[1]),
             int(fields.get("NSpid", text).split()[-1]),
+            int(fields["CapPrm"], 16),
             peer.started,
         )
         found._check_owner()
@@ -120,7 +123,8 @@ class Target:
     def exe(self) -> str:
         """The path of its program, inside its root."""
         try:
-            path = str(self._proc("exe").readlink())
+            # after an upgrade, the file of the running program has no name
+            path = str(self._proc("exe").readlink()).removesuffix(" (deleted)")
             root = str(self._proc("root").readlink())
         except PermissionError:
             raise self._unreadable() from None
@@ -145,6 +149,10 @@ class Target:
         at = f" of the kernel ({name})" if name.isidentifier() else ""
         return f"its main thread is in a long call{at}"
 
+    def has_ended(self) -> bool:
+        """Whether it has ended, even if its pid is in use again."""
+        return liveness.state(liveness.Peer(self.pid, self.started)) == "ended"
+
     def agent_socket(self) -> Path | None:
         """The socket of the agent that it has already."""
         for bound in liveness.sockets_of(self.pid):
@@ -168,6 +176,11 @@ class Target:
                 "run, or call poolwatch.instrument() in it"
             )
         return found
+
+    @property
+    def python_name(self) -> str:
+        """The usual name of an interpreter of its version."""
+        return f"python{_dotted(self.version)}"
 
     def _no_python(self) -> UsageError:
         return UsageError(f"process {self.pid} runs no Python")
@@ -203,27 +216,48 @@ class Target:
         match = _PYTHON.fullmatch(program.name)
         return (int(match[1]), int(match[2])) if match else None
 
-    def interpreter(self) -> str:
-        """A program that runs the same Python, inside the root of the process."""
-        if self.is_interpreter:
-            real = self.root / self.exe.lstrip("/")
-            try:
-                same = real.samefile(self._proc("exe"))
-            except OSError:  # the program was replaced by an upgrade
-                same = False
-            return self.exe if same else f"/proc/{self.pid}/exe"
-        wanted = f"python{_dotted(self.version)}"
+    def interpreter(self) -> tuple[str, bool]:
+        """A program that runs the same Python, inside the root of the process.
+
+        And whether nobody but this user, root and the owner of the process can have
+        made it what it is: another user's program must not run as root.
+        """
+        wanted = self.python_name
+        own = self._own_interpreter() if self.is_interpreter else None
         if self.has_other_root:
-            return wanted
+            return own or wanted, False
+        if own is not None and (self.uid == os.geteuid() or _is_roots(Path(own))):
+            return own, True
         if sys.version_info[:2] == self.version:
-            return sys.executable
+            return sys.executable, True
         found = shutil.which(wanted)
-        if found is None:
-            raise UsageError(
-                f"process {self.pid} has Python {_dotted(self.version)} inside of "
-                f"{Path(self.exe).name}: put {wanted} on the PATH to attach to it"
-            )
-        return found
+        if found is not None:
+            return found, True
+        if own is not None:
+            return own, False
+        raise UsageError(
+            f"process {self.pid} has Python {_dotted(self.version)} inside of "
+            f"{Path(self.exe).name}: put {wanted} on the PATH to attach to it"
+        )
+
+    def _own_interpreter(self) -> str:
+        real = self.root / self.exe.lstrip("/")
+        try:
+            if real.samefile(self._proc("exe")):
+                return self.exe
+        except OSError:
+            pass
+        # the program was replaced by an upgrade
+        return f"/proc/{self.inner_pid if self.has_other_pids else self.pid}/exe"
+
+
+def _is_roots(path: Path) -> bool:
+    """Whether only root can replace a file: it and the directories above are root's."""
+    try:
+        found = [each.stat() for each in (path, *path.parents)]
+    except OSError:
+        return False
+    return all(each.st_uid == 0 and not each.st_mode & 0o022 for each in found)
 
 
 def _dotted(version: tuple[int, int]) -> str:
