@@ -134,14 +134,15 @@ def adopt(
     if not all_hooks:
         return
     codes = library.request_codes
-    tasks = _meet_lent(library, all_hooks)
+    # listing the heap stops every thread for a moment
+    tasks = _meet_lent(library, all_hooks) if codes or library.lent_classes else []
     for hooks in all_hooks:
         if hooks.adoption is None:
             adoption = Adoption(hooks.ledger, hooks.unheld, hooks.guard, codes)
             hooks.adoption, hooks.ledger.adopt = adoption, adoption.look
         hooks.adoption.look()
-    if greenlets.are_scheduled():
-        return  # one thread waits for many
+    if not codes or greenlets.are_scheduled():  # then one thread waits for many
+        return
     threads = threading.enumerate()
     for request in (*of_threads(threads, codes), *of_tasks(tasks, codes)):
         for hooks in _with(request.pool, all_hooks):
@@ -164,7 +165,10 @@ def _meet_lent(library: LibraryPools, all_hooks: Collection[Hooks]) -> list[Any]
                 tasks.append(each)
                 continue
             for hooks in _with(library.lender_of(each), all_hooks):
-                hooks.meet(each)
+                try:
+                    hooks.meet(each)
+                except Exception as error:  # noqa: BLE001 - the application must go on
+                    hooks.guard.failed(error)
     return tasks
 
 

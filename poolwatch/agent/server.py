@@ -161,7 +161,12 @@ class Server:
         else:
             self._serve_viewers(listening, timeout, stopping)
         while self._slow_answers:
-            self._exchanges.send(*self._slow_answers.popleft())
+            exchange, answer = self._slow_answers.popleft()
+            current = self._listening
+            if current is not None and exchange.selector is current.selector:
+                self._exchanges.send(exchange, answer)
+            else:
+                self._lost.append(exchange)
         now = time.monotonic()
         self._exchanges.expire(now)
         if now >= self._next_tick and not stopping.is_set():
@@ -176,7 +181,7 @@ class Server:
             ready = listening.selector.select(timeout)
         except OSError:
             # The application has closed our descriptors. The numbers may be its own by
-            # now, so nothing may close them: they are kept until the process ends.
+            # now, so nothing may use or close them: they are kept until the end.
             self._lost.append((listening, self._exchanges))
             self._listening, self._exchanges = None, Exchanges(self._answer)
             return

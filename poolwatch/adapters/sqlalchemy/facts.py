@@ -32,9 +32,12 @@ class Connections:
         facts = facts_of(dbapi_connection, monotonic(), connect_s)
         return self._remember(record, facts)
 
-    def add_existing(self, proxy: Any) -> ConnectionFacts:
-        """Record a connection that was opened before the pool was instrumented."""
-        record = proxy._connection_record
+    def add_existing(self, proxy: Any, record: Any = None) -> ConnectionFacts:
+        """Record a connection that was opened before the pool was instrumented.
+
+        Another thread may return the proxy meanwhile: then give its ``record``.
+        """
+        record = record or proxy._connection_record
         age = max(0.0, time.time() - record.starttime)
         facts = facts_of(proxy.dbapi_connection, monotonic() - age, None)
         return self._remember(record, facts)
@@ -45,7 +48,7 @@ class Connections:
         if record is None:  # it was returned, or detached
             return
         if id(record) not in self.table:
-            self.add_existing(proxy)
+            self.add_existing(proxy, record)
         if shared:
             self._shared[id(proxy)] = proxy_ref(proxy)
 
