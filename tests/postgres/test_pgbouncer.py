@@ -144,7 +144,8 @@ def test_a_console_that_cannot_be_read_is_one_sentence(postgres, start_pgbouncer
     bouncer = start_pgbouncer(postgres)
     sentences = {
         "host=127.0.0.1 port=1": "no PgBouncer answers at this address",
-        postgres.dsn: "the server at this address has no such console: it is not PgBouncer",
+        postgres.dsn: "the server at this address has no such console: it is not "
+        "PgBouncer",
         bouncer.dsn: "the role may not use it (see stats_users of PgBouncer)",
     }
     for dsn, sentence in sentences.items():
