@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -550,12 +551,12 @@ def test_uwsgi_before_it_forks(instrument, socket_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
     pool = null_pool_of()
     watch = instrument(pool)
-    with pool.connect():
+    with closing(pool.connect()):
         assert len(watch.holds()) == 1
     assert list(socket_dir.iterdir()) == []
     assert "poolwatch" not in [thread.name for thread in threading.enumerate()]
     worker[0] = 1
-    with pool.connect():
+    with closing(pool.connect()):
         assert len(list(socket_dir.iterdir())) == 1
 
 
