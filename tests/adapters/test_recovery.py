@@ -104,7 +104,8 @@ class Fault:
 
 class RealFault(Fault):
     """Only at lines that can be interrupted: Python looks for signals in calls and
-    loops, not between the end of a call and an assignment.
+    loops, not between the end of a call and an assignment, nor between the end of a
+    with block and the release of its lock.
     """
 
     def at_line(self, frame, event, arg):
@@ -114,11 +115,12 @@ class RealFault(Fault):
         return super().at_line(frame, event, arg)
 
 
-CANNOT_RAISE = re.compile(r"try:|[\w: ]+( = \w+)* = (0|None|True|False)\b")
+CANNOT_RAISE = re.compile(r"try:|with [\w.]+:|[\w: ]+( = \w+)* = (0|None|True|False)\b")
 APART = {"explain_timeout", "_dead", "_on_pool_collected", "forget", "_dropped"}
-"""A timeout is explained by a whole look, which is no hook. The others are called for
-weak references, in the middle of anything: CPython 3.11 crashes if a trace function
-raises there.
+APART |= {"__del__"}
+"""A timeout is explained by a whole look, which is no hook. The others are called by
+the garbage collector, in the middle of anything: Python prints what is raised there,
+and CPython 3.11 crashes if a trace function raises it for a weak reference.
 """
 
 
