@@ -12,6 +12,7 @@ import gc
 import sys
 from contextlib import suppress
 from itertools import compress, repeat
+from operator import methodcaller
 from sys import modules
 from types import FrameType
 from typing import Any
@@ -23,6 +24,7 @@ _MAX_BLOCKS = 1_500_000
 list of all objects stops every thread for 10 ms.
 """
 _CHUNK = 50_000
+_CALL = methodcaller("__call__")
 
 
 def current_greenlet() -> Any:
@@ -72,6 +74,17 @@ def is_unstarted(greenlet: Any) -> bool:
 def is_greenlet(value: Any) -> bool:
     """Whether it is a greenlet; False if the library is not loaded."""
     return "greenlet" in modules and issubclass(type(value), _kind())
+
+
+def kept(reference: ref[Any]) -> list[Any]:
+    """The greenlet of a weak reference, or None, in a list that keeps it.
+
+    When a thread has ended, greenlet drops a reference to the thread's first greenlet
+    if no object of the garbage collector has it: it is taken for a leftover on the
+    stack (``~ThreadState``). A local variable of another thread is no such object, and
+    its greenlet would be freed. So it is put into the list without a step in between.
+    """
+    return list(map(_CALL, (reference,)))
 
 
 def suspended_frame(greenlet: Any) -> FrameType | None:

@@ -79,8 +79,8 @@ class Holder:
     def has_ended(self) -> bool:
         """Whether the thread or greenlet has run to its end."""
         if self._greenlet is not None:
-            greenlet = self._greenlet()
-            if greenlet is None or greenlets.is_dead(greenlet):
+            kept = greenlets.kept(self._greenlet)
+            if kept[0] is None or greenlets.is_dead(kept[0]):
                 return True
             if not self._is_first:
                 return False
@@ -98,18 +98,20 @@ class Holder:
 
     def suspended_frame(self) -> FrameType | None:
         """The innermost frame of its greenlet, if it is suspended."""
-        greenlet = self._greenlet() if self.shares_its_thread() else None  # type: ignore[misc]
-        return None if greenlet is None else greenlets.suspended_frame(greenlet)
+        if self._greenlet is None or not greenlets.are_scheduled():
+            return None
+        kept = greenlets.kept(self._greenlet)
+        return None if kept[0] is None else greenlets.suspended_frame(kept[0])
 
     def stack_key(self) -> int:
         """The key of its current stack.
 
         This is the ident of its thread, or ``id()`` of its greenlet while suspended.
         """
-        greenlet = None if self._greenlet is None else self._greenlet()
-        if greenlet is None or self.suspended_frame() is None:
+        if self._greenlet is None or self.suspended_frame() is None:
             return self.thread_ident
-        return id(greenlet)
+        kept = greenlets.kept(self._greenlet)
+        return self.thread_ident if kept[0] is None else id(kept[0])
 
 
 def _ends_the_process(thread: threading.Thread) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import _thread
+import subprocess
+import sys
 import threading
 
 from fix_core import null_pool_of
-from helpers import until
+from fix_processes import ROOT
+from helpers import LONG_S, until
 
 
 def test_threads_that_python_did_not_start(instrument):
@@ -29,3 +32,56 @@ def test_threads_that_python_did_not_start(instrument):
     assert watch.holds()[0].verdict in ("long", "leaked")
     taken.pop().close()
     assert watch.holds() == ()
+
+
+ENDED_MEANWHILE = """
+import sys, threading, time
+from weakref import ref
+import greenlet
+from poolwatch.stacks import greenlets, holder as module
+
+def work():
+    global holder, first
+    first = greenlets.first_greenlet()
+    holder, first = module.Holder(first), ref(first)
+    asked.set()
+    told.wait()
+
+def note():
+    global second
+    second = ref(greenlet.getcurrent())
+
+class Slow:
+    # the module, but the thread ends before one of its functions is called
+
+    def __getattr__(self, name):
+        if name != "is_dead":
+            return getattr(greenlets, name)
+        told.set()
+        thread.join()
+        later = threading.Thread(target=note)
+        later.start()
+        later.join()
+        while second() is not None:  # greenlet cleans up in the main thread, in order
+            time.sleep(0.01)
+        return lambda each: first() is each
+
+asked, told = threading.Event(), threading.Event()
+thread = threading.Thread(target=work)
+thread.start()
+asked.wait()
+module.greenlets = Slow()
+sys.exit(not holder.has_ended())
+"""
+
+
+def test_a_thread_that_ends_while_its_greenlet_is_read():
+    """greenlet takes a local variable for a leftover, and frees what it refers to."""
+    ran = subprocess.run(
+        [sys.executable, "-c", ENDED_MEANWHILE],
+        capture_output=True,
+        check=False,
+        timeout=LONG_S,
+        cwd=ROOT,
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")

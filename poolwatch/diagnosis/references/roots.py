@@ -80,8 +80,10 @@ def greenlet_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
             )
         ]
     first_keys = set(first)
-    holding = [(each,) for each in found if id(each()) in first_keys]
-    others = [each for each in found if id(each()) not in first_keys]
+    keys = [id(greenlets.kept(each)[0]) for each in found]
+    with_keys = list(zip(found, keys, strict=True))
+    holding = [(each,) for each, key in with_keys if key in first_keys]
+    others = [each for each, key in with_keys if key not in first_keys]
     groups = [
         tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
     ]
@@ -95,9 +97,9 @@ def _greenlet_reader(group: tuple[ref[Any], ...]) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
         places: list[Place] = []
         for weak_ref in group:
-            greenlet = weak_ref()
-            if greenlet is not None:
-                places += _places_of_greenlet(greenlet)
+            kept = greenlets.kept(weak_ref)
+            if kept[0] is not None:
+                places += _places_of_greenlet(kept[0])
         return places
 
     return read
