@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy.pool import QueuePool
 
 import poolwatch
 
+logging.basicConfig(format="%(process)d %(name)s: %(message)s")
 pool = QueuePool(Driver, pool_size=4, max_overflow=4)
 poolwatch.instrument(pool)
 with pool.connect():  # before the workers are forked
