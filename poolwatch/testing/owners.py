@@ -15,7 +15,6 @@ from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
-from functools import wraps
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from poolwatch.ledger.labels import MAX_VALUE_LENGTH
 from poolwatch.runtime.import_hooks import when_imported
 from poolwatch.stacks.holder import get_ident
+from poolwatch.testing.propagation import into_jobs, patch
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
@@ -241,18 +241,10 @@ class Owners:
 
     def _track_jobs(self) -> None:
         executor = sys.modules["concurrent.futures.thread"].ThreadPoolExecutor
-        self._patch(executor, "submit", self._wrap_submit)
+        self._patch(executor, "submit", into_jobs(self._inherited, self.owner))
 
     def _patch(self, kind: Any, name: str, make_wrapper: Callable[[Any], Any]) -> None:
-        original = getattr(kind, name)
-        wrapper = wraps(original)(make_wrapper(original))
-        setattr(kind, name, wrapper)
-
-        def undo() -> None:
-            if getattr(kind, name) is wrapper:
-                setattr(kind, name, original)
-
-        self._undo.append(undo)
+        self._undo.append(patch(kind, name, make_wrapper))
 
     def _wrap_start(self, original: Any) -> Any:
         def start(thread: threading.Thread) -> None:
@@ -260,24 +252,6 @@ class Owners:
             original(thread)
 
         return start
-
-    def _wrap_submit(self, original: Any) -> Any:
-        def submit(executor: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if type(executor).__name__ == "InterpreterPoolExecutor":
-                # pickles the function: it cannot be wrapped
-                return original(executor, function, *args, **kwargs)
-            owner = self.owner()
-
-            def job(*args: Any, **kwargs: Any) -> Any:
-                token = self._inherited.set(owner)
-                try:
-                    return function(*args, **kwargs)
-                finally:
-                    self._inherited.reset(token)
-
-            return original(executor, job, *args, **kwargs)
-
-        return submit
 
     def _wrap_create_task(self, original: Any) -> Any:
         def create_task(
