@@ -14,7 +14,7 @@ import weakref
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
@@ -231,6 +231,7 @@ class Owners:
         self._patch(
             asyncio.base_events.BaseEventLoop, "create_task", self._wrap_create_task
         )
+        self._undo.append(when_imported("uvloop", self._track_uvloop))
 
     def stop_tracking(self) -> None:
         """Stop tracking."""
@@ -243,6 +244,10 @@ class Owners:
         executor = sys.modules["concurrent.futures.thread"].ThreadPoolExecutor
         self._patch(executor, "submit", into_jobs(self._inherited, self.owner))
 
+    def _track_uvloop(self) -> None:
+        loop = sys.modules["uvloop"].Loop  # no BaseEventLoop
+        self._patch(loop, "create_task", self._wrap_create_task)
+
     def _patch(self, kind: Any, name: str, make_wrapper: Callable[[Any], Any]) -> None:
         self._undo.append(patch(kind, name, make_wrapper))
 
@@ -254,19 +259,19 @@ class Owners:
         return start
 
     def _wrap_create_task(self, original: Any) -> Any:
-        def create_task(
-            loop: Any, coro: Any, *, context: Context | None = None, **kwargs: Any
-        ) -> Any:
+        def create_task(loop: Any, coro: Any, **kwargs: Any) -> Any:
             is_shared_runner = getattr(coro, "__qualname__", "") == _SHARED_RUNNER
             owner = self.owner()
-            if context is None:  # a context passed by the caller is left as it is
-                context = copy_context()
-                context.run(
-                    self._inherited.set, "current" if is_shared_runner else owner
-                )
-            task = original(loop, coro, context=context, **kwargs)
+            # The task copies this context, unless the caller passes another one. None
+            # is passed by us: not every task factory takes one.
+            token = self._inherited.set("current" if is_shared_runner else owner)
+            try:
+                task = original(loop, coro, **kwargs)
+            finally:
+                self._inherited.reset(token)
             if not is_shared_runner:
-                self._tasks[task] = owner
+                with suppress(TypeError):  # a factory may return any object
+                    self._tasks[task] = owner
             return task
 
         return create_task
