@@ -7,12 +7,12 @@ from typing import Any, Self
 
 from poolwatch.agent.instrument import agent
 from poolwatch.model import Hold, Snapshot
-from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.leak import PoolLeakError
+from poolwatch.testing.limits import stack_lines
 from poolwatch.testing.no_leaks import no_leaks
 from poolwatch.testing.owners import Owner
 from poolwatch.testing.region import Region, Regions
-from poolwatch.text.format import one_line, place, plural
+from poolwatch.text.format import plural
 
 
 class _WithoutCall:
@@ -101,12 +101,10 @@ class _CheckoutLimit:
 
 def _too_many(region: Region, n: int) -> str:
     held = plural(len(region.peak), "connection")
-    lines = [f"this block held {held} at once; the limit is {n}"]
-    for hold in region.peak:
-        frames = user_frames(hold.stack.frames())[:4]
-        names = [f"{place(frame)} in {frame.function}" for frame in frames]
-        lines.append("  " + one_line("held from " + ", called from ".join(names)))
-    return "\n".join(lines)
+    head = f"this block held {held} at once; the limit is {n}"
+    return "\n".join(
+        [head, *stack_lines([each.stack.frames() for each in region.peak])]
+    )
 
 
 class PoolWatch:
