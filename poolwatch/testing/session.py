@@ -295,7 +295,7 @@ class PoolLeaks:
                 "teardown",
                 _HEADING,
                 f"{plural(len(leaks), 'connection')} not returned by this test, which "
-                "failed: its traceback keeps the variables alive, so that is not "
+                "failed: its traceback keeps the variables alive, so it is not "
                 f"counted.\n{describe(leaks, item.nodeid)}",
             )
             return []

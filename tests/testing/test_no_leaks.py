@@ -145,6 +145,35 @@ def test_grace_and_allow(engine):
             poolwatch.no_leaks(engine, **wrong)
 
 
+async def test_the_advice(aengine):
+    """Code that is still in its with block does not need one, but an end."""
+
+    async def hold():
+        async with aengine.connect():
+            begun.set()
+            await end.wait()
+
+    async def take():
+        return await aengine.connect()
+
+    async def keep():
+        connection = await take()
+        begun.set()
+        await end.wait()
+        await connection.close()
+
+    for work, advice in ((hold, "still runs: end its thread"), (keep, "use a with")):
+        begun, end = asyncio.Event(), asyncio.Event()
+        block = poolwatch.no_leaks(aengine)
+        await block.__aenter__()
+        task = asyncio.create_task(work())
+        await begun.wait()
+        with pytest.raises(poolwatch.PoolLeakError, match=advice):
+            await block.__aexit__(None, None, None)
+        end.set()
+        await task
+
+
 def test_a_poller_that_goes_on_is_no_leak(engine):
     def poll():
         while not end.is_set():
