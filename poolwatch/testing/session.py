@@ -388,7 +388,7 @@ class PoolLeaks:
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         result = yield
-        self._results.write_json()
+        self._results.write_json(session)
         return result
 
     @pytest.hookimpl(optionalhook=True)
