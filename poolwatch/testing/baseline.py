@@ -21,7 +21,7 @@ from poolwatch.testing.leak import Leak, LeakKind
 from poolwatch.text.format import one_line, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 _HEAD = """\
 # Known connection leaks: pytest --pool-leaks-baseline with this file fails for others
@@ -32,8 +32,14 @@ _LINE = re.compile(rf"({'|'.join(get_args(LeakKind))})\s+(\S.*)::(\S+?)(?:\s+(#.
 _MAX_NAMED = 5
 _MAX_FILES = 20_000
 """Most files of the project that are searched for tests which did not run."""
-_NARROWING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "pyargs")
-"""pytest's options by which a part of the tests is chosen."""
+_NARROWING = (
+    *("keyword", "markexpr", "lf", "deselect", "stepwise", "pyargs"),
+    *("collectonly", "setuponly", "setupplan"),
+    *("showfixtures", "show_fixtures_per_test"),
+)
+"""pytest's options by which a part of the tests is chosen, or none runs."""
+_COLLECTING = r"(testpaths|norecursedirs|python_(files|classes|functions))\s*="
+"""Beginning of a value of ``--override-ini`` that changes which tests there are."""
 
 
 class KnownLeak(NamedTuple):
@@ -125,9 +131,14 @@ class Baseline:
         self._seen.update(k for k, yes in zip(known, accepted, strict=True) if yes)
         return [leak for leak, yes in zip(leaks, accepted, strict=True) if not yes]
 
-    def pytest_deselected(self, items: Sequence[Any]) -> None:
-        """Note that tests were left out."""
-        self._is_partial |= bool(items)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: Sequence[Any]
+    ) -> Generator[None, None, None]:
+        """Note that tests were left out, whether the plugin tells it or not."""
+        collected = len(items)
+        yield
+        self._is_partial |= len(items) < collected
 
     def for_controller(self) -> dict[str, Any]:
         """The leaks that a worker of xdist reports to the controller."""
@@ -189,10 +200,20 @@ class Baseline:
             return False
         if session.exitstatus != pytest.ExitCode.OK:
             return False
-        if any(getattr(self._config.option, name, None) for name in _NARROWING):
+        if self._is_narrowed():
             return False
         given = self._config.args_source is pytest.Config.ArgsSource.ARGS
         return not given or self._covers_all_tests(self._config.args)
+
+    def _is_narrowed(self) -> bool:
+        """Whether options leave tests out that the ini file does not always ignore."""
+        option, usual = self._config.option, " ".join(self._config.getini("addopts"))
+        if any(getattr(option, name, None) for name in _NARROWING):
+            return True
+        ignored = *(option.ignore or ()), *(option.ignore_glob or ())
+        return any(each not in usual for each in ignored) or any(
+            re.match(_COLLECTING, each) for each in option.override_ini or ()
+        )
 
     def _covers_all_tests(self, arguments: Sequence[str]) -> bool:
         """Whether every test file of the project is below one of the arguments."""

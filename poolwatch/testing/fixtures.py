@@ -7,45 +7,38 @@ from typing import Any, Self
 
 from poolwatch.agent.instrument import agent
 from poolwatch.model import Hold, Snapshot
-from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.leak import PoolLeakError
+from poolwatch.testing.limits import stack_lines
 from poolwatch.testing.no_leaks import no_leaks
 from poolwatch.testing.owners import Owner
-from poolwatch.testing.region import Region
-from poolwatch.text.format import one_line, place, plural
+from poolwatch.testing.region import Region, Regions
+from poolwatch.text.format import plural
 
 
-class _ReusableBlock:
-    """Begins a new block for each ``with`` or ``async with``."""
+class _WithoutCall:
+    """Begins a block with default arguments for each ``with`` or ``async with``."""
 
     def __init__(self) -> None:
-        self._open: list[Any] = []
-        """The running blocks, innermost last."""
+        self._default = self()
 
     def __call__(self) -> Any:
-        """Return a new context manager."""
+        """Return a context manager, which can be entered again."""
         raise NotImplementedError
 
     def __enter__(self) -> Any:
-        """Begin a block with default arguments."""
-        self._open.append(self())
-        return self._open[-1].__enter__()
+        return self._default.__enter__()
 
     def __exit__(self, *exc_info: object) -> None:
-        """End the innermost block."""
-        self._open.pop().__exit__(*exc_info)
+        self._default.__exit__(*exc_info)
 
     async def __aenter__(self) -> Any:
-        """Begin a block with default arguments."""
-        self._open.append(self())
-        return await self._open[-1].__aenter__()
+        return await self._default.__aenter__()
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """End the innermost block."""
-        await self._open.pop().__aexit__(*exc_info)
+        await self._default.__aexit__(*exc_info)
 
 
-class AssertNoPoolLeaks(_ReusableBlock):
+class AssertNoPoolLeaks(_WithoutCall):
     """``with assert_no_pool_leaks:`` or ``with assert_no_pool_leaks(engine):``."""
 
     def __call__(
@@ -71,7 +64,7 @@ class AssertNoPoolLeaks(_ReusableBlock):
         return assert_nothing_out(target, allow)
 
 
-class AssertMaxPoolCheckouts(_ReusableBlock):
+class AssertMaxPoolCheckouts(_WithoutCall):
     """``with assert_max_pool_checkouts(2):``; without a call, the maximum is one."""
 
     def __call__(self, n: int = 1, target: Any = None) -> _CheckoutLimit:
@@ -87,16 +80,14 @@ class _CheckoutLimit:
             raise ValueError(f"n must be a number of connections >= 0, not {n!r}")
         self._n = n
         self._target = target
-        self._region: Region | None = None
+        self._blocks = Regions()
 
     def __enter__(self) -> Self:
-        self._region = Region(self._target)
+        self._blocks.begin(self._target)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        region, self._region = self._region, None
-        if region is None:
-            return
+        region = self._blocks.last()
         region.end()
         if exc_info[0] is None and len(region.peak) > self._n:
             raise PoolLeakError(_too_many(region, self._n))
@@ -110,12 +101,10 @@ class _CheckoutLimit:
 
 def _too_many(region: Region, n: int) -> str:
     held = plural(len(region.peak), "connection")
-    lines = [f"this block held {held} at once; the limit is {n}"]
-    for hold in region.peak:
-        frames = user_frames(hold.stack.frames())[:4]
-        names = [f"{place(frame)} in {frame.function}" for frame in frames]
-        lines.append("  " + one_line("held from " + ", called from ".join(names)))
-    return "\n".join(lines)
+    head = f"this block held {held} at once; the limit is {n}"
+    return "\n".join(
+        [head, *stack_lines([each.stack.frames() for each in region.peak])]
+    )
 
 
 class PoolWatch:

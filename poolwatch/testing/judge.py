@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.runtime.gc_pause import collect
+from poolwatch.testing.open_holds import STEP_S, is_open, wait_for_collections
 from poolwatch.testing.owners import Owner, any_in_other_thread
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 _THREAD_GRACE_S = 0.2
 """Default grace for connections of other threads, in seconds."""
-_STEP_S = 0.005
-_COLLECTION_S = 1.0
-"""Longest wait for a garbage collection in another thread."""
 
 
 class Judge:
@@ -46,9 +44,9 @@ class Judge:
 
         ``postpone`` removes the holds that a wider fixture may still close.
         """
-        _wait_for_collections(owner)
+        wait_for_collections(owner.open_holds)
         for hold in list(owner.open_holds):
-            if not _is_open(hold) or hold.is_kept_by_framework():
+            if not is_open(hold) or hold.is_kept_by_framework():
                 owner.open_holds.pop(hold, None)
         if owner.open_holds:
             postpone(owner)
@@ -80,9 +78,9 @@ class Judge:
         while any(hold in owner.open_holds for hold, _ in suspects):
             if time.monotonic() >= until:
                 collect()
-                _wait_for_collections(owner)
+                wait_for_collections(owner.open_holds)
                 return
-            time.sleep(_STEP_S)
+            time.sleep(STEP_S)
 
     @staticmethod
     def _counts(owner: Owner, pool: str) -> bool:
@@ -107,25 +105,3 @@ class Judge:
             dotted,
             f"{dotted}.{function}",
         )
-
-
-def _wait_for_collections(owner: Owner) -> None:
-    """Wait until the end of a hold is recorded whose proxy is just being collected.
-
-    Another thread may run the garbage collector: it clears the reference first, and
-    calls the pool later.
-    """
-    until = time.monotonic() + _COLLECTION_S
-    while any(hold.proxy() is None for hold in list(owner.open_holds)):
-        if time.monotonic() >= until:
-            return  # poolwatch.uninstrument() was called: no end is recorded
-        time.sleep(_STEP_S)
-
-
-def _is_open(hold: Checkout) -> bool:
-    """Whether the connection was not returned, according to its proxy.
-
-    Returns are not recorded after a test has called ``poolwatch.uninstrument()``.
-    """
-    proxy = hold.proxy()
-    return proxy is not None and getattr(proxy, "dbapi_connection", proxy) is not None

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from poolwatch.model import Frame
 from poolwatch.stacks.compare import user_frames
+from poolwatch.testing.markers import ALLOW, LIMIT
 from poolwatch.testing.owners import Owner
 from poolwatch.text.format import duration, one_line, place, plural
 
+T = TypeVar("T")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min)?\s*")
+_ALLOW, _LIMIT = (each.partition(": ")[0] for each in (ALLOW, LIMIT))
 _MAX_STACKS = 8
 _FRAMES = 4
 
@@ -42,14 +46,14 @@ class Limits:
                 f"{owner.name} held {plural(owner.peak, 'connection')} at once, "
                 f"limit_pool(checkouts={self.checkouts})"
             )
-            return "\n".join([one_line(head), *_stack_lines(owner.at_peak)])
+            return "\n".join([one_line(head), *stack_lines(owner.at_peak)])
         longest, stack = owner.longest
         if self.hold_s is not None and longest > self.hold_s:
             head = (
                 f"{owner.name} held a connection for {_duration_text(longest)}, "
                 f'limit_pool(hold="{_duration_text(self.hold_s)}")'
             )
-            return "\n".join([one_line(head), *_stack_lines([stack])])
+            return "\n".join([one_line(head), *stack_lines([stack])])
         return None
 
 
@@ -62,8 +66,12 @@ def limits_of(item: pytest.Item) -> Limits:
     limit = item.get_closest_marker("limit_pool")
     if allow is None and limit is None:
         return NO_LIMITS
-    leaks, reason = _parse_allow(allow) if allow is not None else (None, "")
-    checkouts, hold_s = _parse_limit(limit) if limit is not None else (None, None)
+    leaks, reason = (
+        _parsed(allow, _parse_allow, _ALLOW) if allow is not None else (None, "")
+    )
+    checkouts, hold_s = (
+        _parsed(limit, _parse_limit, _LIMIT) if limit is not None else (None, None)
+    )
     return Limits(leaks, reason, checkouts, hold_s)
 
 
@@ -84,23 +92,31 @@ def _duration_text(value: float) -> str:
     return f"{value * 1e3:.3g} ms" if value < 1 else duration(value)
 
 
-def _parse_allow(mark: Any) -> tuple[int, str]:
-    n = mark.args[0] if mark.args else mark.kwargs.get("n", 1)
-    reason = mark.kwargs.get("reason")
+def _parsed(mark: Any, parse: Callable[..., T], usage: str) -> T:
+    """The value of a marker, whose arguments are those of ``parse``."""
+    try:
+        given = inspect.signature(parse).bind(*mark.args, **mark.kwargs)
+    except TypeError as error:
+        pytest.fail(f"{mark.name}: {error}; write {usage}", pytrace=False)
+    return parse(*given.args, **given.kwargs)
+
+
+def _parse_allow(n: Any = 1, *, reason: Any = None) -> tuple[int, str]:
     if not isinstance(reason, str) or not reason.strip():
-        pytest.fail(
-            'allow_pool_leaks needs a reason: allow_pool_leaks(n=1, reason="...")',
-            pytrace=False,
-        )
+        pytest.fail(f"allow_pool_leaks needs a reason: {_ALLOW}", pytrace=False)
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         pytest.fail(f"allow_pool_leaks: n must be 1 or more, not {n!r}", pytrace=False)
     return n, reason
 
 
-def _parse_limit(mark: Any) -> tuple[int | None, float | None]:
-    given = dict(zip(("checkouts", "hold"), mark.args, strict=False)) | mark.kwargs
-    checkouts, hold = given.get("checkouts"), given.get("hold")
-    if checkouts is not None and (not isinstance(checkouts, int) or checkouts < 0):
+def _parse_limit(
+    checkouts: Any = None, hold: Any = None
+) -> tuple[int | None, float | None]:
+    if checkouts is None and hold is None:
+        pytest.fail(f"limit_pool needs a limit: {_LIMIT}", pytrace=False)
+    if checkouts is not None and (
+        not isinstance(checkouts, int) or isinstance(checkouts, bool) or checkouts < 0
+    ):
         pytest.fail(
             f"limit_pool: checkouts must be a non-negative integer, not {checkouts!r}",
             pytrace=False,
@@ -111,7 +127,8 @@ def _parse_limit(mark: Any) -> tuple[int | None, float | None]:
         pytest.fail(f"limit_pool: hold={error}", pytrace=False)
 
 
-def _stack_lines(stacks: Sequence[tuple[Frame, ...]]) -> list[str]:
+def stack_lines(stacks: Sequence[tuple[Frame, ...]]) -> list[str]:
+    """One line for each stack of a hold, at most 8."""
     lines = []
     for stack in stacks[:_MAX_STACKS]:
         frames = user_frames(stack)[:_FRAMES]

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from poolwatch.testing.leak import PoolLeakError
-from poolwatch.testing.region import STEP_S, Region
+from poolwatch.testing.open_holds import STEP_S
+from poolwatch.testing.region import Region, Regions
 from poolwatch.testing.report import describe
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -20,8 +21,9 @@ class no_leaks:  # noqa: N801 - used like a function
     """Assert that a block returns all connections that it checks out.
 
     Works with ``with``, ``async with`` and as a decorator of functions and coroutine
-    functions. Connections count if they are checked out inside the block by this thread
-    or task, by tasks created inside, or by threads whose first checkout is inside.
+    functions. Connections count if they are checked out by the block, or by tasks,
+    threads and executor jobs that are started in it, while it runs. What other code
+    does meanwhile does not count. Blocks may overlap, also those of one instance.
 
     Args:
         target: an Engine, AsyncEngine or pool; every engine if omitted. It is
@@ -44,11 +46,21 @@ class no_leaks:  # noqa: N801 - used like a function
         self._target = target
         self._grace = grace
         self._allow = allow
-        self._blocks: list[Region] = []
-        """The running blocks, innermost last: an instance can be entered again."""
+        self._blocks = Regions()
 
     def __call__(self, function: F) -> F:
-        """Decorate a function: each call is a separate block."""
+        """Decorate a function: each call is a separate block.
+
+        Raises:
+            TypeError: for a class or generator function, whose calls end before the
+                code runs.
+        """
+        if inspect.isclass(function) or _is_generator_function(function):
+            raise TypeError(
+                "no_leaks decorates functions and coroutine functions, not "
+                f"{getattr(function, '__qualname__', function)!r}: write "
+                "'with no_leaks():' inside it"
+            )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -67,7 +79,7 @@ class no_leaks:  # noqa: N801 - used like a function
 
     def __enter__(self) -> Self:
         """Begin the block."""
-        self._blocks.append(Region(self._target))
+        self._blocks.begin(self._target)
         return self
 
     def __exit__(
@@ -77,7 +89,7 @@ class no_leaks:  # noqa: N801 - used like a function
         traceback: TracebackType | None,
     ) -> None:
         """End the block; raises PoolLeakError."""
-        block = self._blocks.pop()
+        block = self._blocks.last()
         try:
             if kind is None:
                 block.wait_for_returns(self._grace)
@@ -98,7 +110,7 @@ class no_leaks:  # noqa: N801 - used like a function
         """End the block after other tasks have run once; raises PoolLeakError."""
         import asyncio
 
-        block = self._blocks.pop()
+        block = self._blocks.last()
         try:
             if kind is None:
                 await asyncio.sleep(0)
@@ -117,3 +129,7 @@ class no_leaks:  # noqa: N801 - used like a function
         leaks = block.leaks(self._allow)
         if len(leaks) > self._allow:
             raise PoolLeakError(describe(leaks), leaks)
+
+
+def _is_generator_function(function: object) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)

@@ -14,8 +14,7 @@ import weakref
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from contextvars import Context, ContextVar, copy_context
-from functools import wraps
+from contextvars import ContextVar
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from poolwatch.ledger.labels import MAX_VALUE_LENGTH
 from poolwatch.runtime.import_hooks import when_imported
 from poolwatch.stacks.holder import get_ident
+from poolwatch.testing.propagation import into_jobs, patch
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
@@ -231,6 +231,7 @@ class Owners:
         self._patch(
             asyncio.base_events.BaseEventLoop, "create_task", self._wrap_create_task
         )
+        self._undo.append(when_imported("uvloop", self._track_uvloop))
 
     def stop_tracking(self) -> None:
         """Stop tracking."""
@@ -241,18 +242,14 @@ class Owners:
 
     def _track_jobs(self) -> None:
         executor = sys.modules["concurrent.futures.thread"].ThreadPoolExecutor
-        self._patch(executor, "submit", self._wrap_submit)
+        self._patch(executor, "submit", into_jobs(self._inherited, self.owner))
+
+    def _track_uvloop(self) -> None:
+        loop = sys.modules["uvloop"].Loop  # no BaseEventLoop
+        self._patch(loop, "create_task", self._wrap_create_task)
 
     def _patch(self, kind: Any, name: str, make_wrapper: Callable[[Any], Any]) -> None:
-        original = getattr(kind, name)
-        wrapper = wraps(original)(make_wrapper(original))
-        setattr(kind, name, wrapper)
-
-        def undo() -> None:
-            if getattr(kind, name) is wrapper:
-                setattr(kind, name, original)
-
-        self._undo.append(undo)
+        self._undo.append(patch(kind, name, make_wrapper))
 
     def _wrap_start(self, original: Any) -> Any:
         def start(thread: threading.Thread) -> None:
@@ -261,38 +258,20 @@ class Owners:
 
         return start
 
-    def _wrap_submit(self, original: Any) -> Any:
-        def submit(executor: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if type(executor).__name__ == "InterpreterPoolExecutor":
-                # pickles the function: it cannot be wrapped
-                return original(executor, function, *args, **kwargs)
-            owner = self.owner()
-
-            def job(*args: Any, **kwargs: Any) -> Any:
-                token = self._inherited.set(owner)
-                try:
-                    return function(*args, **kwargs)
-                finally:
-                    self._inherited.reset(token)
-
-            return original(executor, job, *args, **kwargs)
-
-        return submit
-
     def _wrap_create_task(self, original: Any) -> Any:
-        def create_task(
-            loop: Any, coro: Any, *, context: Context | None = None, **kwargs: Any
-        ) -> Any:
+        def create_task(loop: Any, coro: Any, **kwargs: Any) -> Any:
             is_shared_runner = getattr(coro, "__qualname__", "") == _SHARED_RUNNER
             owner = self.owner()
-            if context is None:  # a context passed by the caller is left as it is
-                context = copy_context()
-                context.run(
-                    self._inherited.set, "current" if is_shared_runner else owner
-                )
-            task = original(loop, coro, context=context, **kwargs)
+            # The task copies this context, unless the caller passes another one. None
+            # is passed by us: not every task factory takes one.
+            token = self._inherited.set("current" if is_shared_runner else owner)
+            try:
+                task = original(loop, coro, **kwargs)
+            finally:
+                self._inherited.reset(token)
             if not is_shared_runner:
-                self._tasks[task] = owner
+                with suppress(TypeError):  # a factory may return any object
+                    self._tasks[task] = owner
             return task
 
         return create_task

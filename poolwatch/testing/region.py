@@ -4,77 +4,43 @@ from __future__ import annotations
 
 import itertools
 import time
-from contextvars import ContextVar
 from typing import Any
 
-from poolwatch.agent.instrument import (
-    agent,
-    instrument,
-    instrument_without_agent,
-    uninstrument,
-)
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.gc_pause import collect
-from poolwatch.stacks.holder import get_ident
 from poolwatch.testing import evidence
 from poolwatch.testing.leak import Leak
+from poolwatch.testing.open_blocks import open_blocks
+from poolwatch.testing.open_holds import STEP_S, is_open, wait_for_collections
 
-STEP_S = 0.005
-"""Seconds between two checks whether other threads have returned their connections."""
-
-_blocks: ContextVar[tuple[int, ...]] = ContextVar("poolwatch_no_leaks", default=())
-"""The numbers of the blocks around the running code; tasks inherit them."""
 _numbers = itertools.count(1)
 
 
 class Region:
-    """One run of a block, as an observer of the ledger."""
+    """One run of a block."""
 
     def __init__(self, target: Any) -> None:
-        self._pool: str | None = None
-        self._instrumented = self._instrument(target)
-        self._target = target
-        self.open_holds: dict[int, tuple[PoolLedger, Checkout]] = {}
-        self._suspects: dict[int, tuple[PoolLedger, Checkout]] = {}
+        self.number = next(_numbers)
+        self.pool: str | None = None
+        self.open_holds: dict[Checkout, PoolLedger] = {}
+        self._suspects: list[Checkout] = []
         self.peak: list[Checkout] = []
         """The open holds when there were the most."""
         self._collected: list[Leak] = []
-        self._ident = get_ident()
-        self._begun = time.monotonic()
-        self._number = next(_numbers)
-        self._token = _blocks.set((*_blocks.get(), self._number))
-        agent.ledger.observers.append(self)
-
-    def _instrument(self, target: Any) -> bool:
-        """Instrument the target if needed; return whether to undo that at the end."""
-        if target is None:
-            before = agent.pools is not None and agent.pools.watches_all
-            if not before:
-                instrument_without_agent()
-            return not before
-        known = agent.pools.id_of(target) if agent.pools is not None else None
-        if known is None:
-            instrument(target)
-        self._pool = agent.pools.id_of(target) if agent.pools else None
-        return known is None
+        open_blocks.begin(self, target)
 
     def checked_out(self, pool: PoolLedger, hold: Checkout) -> None:
-        """Record a checkout, if it belongs to this block."""
-        if pool.shared or (self._pool is not None and pool.id != self._pool):
-            return
-        if self._number in _blocks.get() or (
-            hold.holder.ident != self._ident and hold.holder.first_seen >= self._begun
-        ):
-            self.open_holds[id(hold)] = pool, hold
-            if len(self.open_holds) > len(self.peak):
-                self.peak = [hold for _, hold in list(self.open_holds.values())]
+        """Record a checkout that belongs to this block."""
+        self.open_holds[hold] = pool
+        if len(self.open_holds) > len(self.peak):
+            self.peak = list(self.open_holds)
 
     def ended(
         self, pool: PoolLedger, hold: Checkout, now: float, collected: bool
     ) -> None:
         """Record the end of a hold; a garbage-collected one is a leak."""
-        if self.open_holds.pop(id(hold), None) is not None and collected:
+        if self.open_holds.pop(hold, None) is not None and collected:
             self._collected.append(evidence.from_collected_hold(pool, hold, now))
 
     def wait_for_returns(self, grace: float) -> None:
@@ -89,34 +55,44 @@ class Region:
 
         A thread started in the block may go on to check out and return connections.
         """
-        self._suspects = {
-            key: each
-            for key, each in list(self.open_holds.items())
-            if not each[1].is_kept_by_framework()
-        }
+        self._suspects = [
+            hold for hold in list(self.open_holds) if not hold.is_kept_by_framework()
+        ]
 
     def has_open_suspects(self) -> bool:
         """Whether any hold that was open at the end of the block still is."""
-        return any(key in self.open_holds for key in self._suspects)
+        return any(hold in self.open_holds for hold in self._suspects)
 
     def leaks(self, allowed: int) -> list[Leak]:
         """Return the leaks, if they are more than ``allowed``."""
         if self.has_open_suspects():
             collect()  # distinguishes held connections from dropped ones
-        held = [pair for key, pair in self._suspects.items() if key in self.open_holds]
+            wait_for_collections(self.open_holds)
+        pairs = [(self.open_holds.get(hold), hold) for hold in self._suspects]
+        held = [(pool, hold) for pool, hold in pairs if pool and is_open(hold)]
         if len(held) + len(self._collected) <= allowed:
             return []
         return [*self._collected, *evidence.from_open_holds(held, time.monotonic())]
 
     def end(self) -> None:
         """Stop recording."""
-        agent.ledger.observers.remove(self)
-        try:
-            _blocks.reset(self._token)
-        except ValueError:  # ended in another context than it began in
-            remaining = tuple(
-                number for number in _blocks.get() if number != self._number
-            )
-            _blocks.set(remaining)
-        if self._instrumented:
-            uninstrument(self._target)
+        open_blocks.end(self)
+
+
+class Regions:
+    """The running blocks of one context manager, which tasks and threads may share."""
+
+    def __init__(self) -> None:
+        self._running: list[Region] = []
+
+    def begin(self, target: Any) -> None:
+        """Begin a block."""
+        self._running.append(Region(target))
+
+    def last(self) -> Region:
+        """Remove and return the block that ends: the innermost of the running code."""
+        around = open_blocks.around()
+        own = [each for each in self._running if each.number in around]
+        region = (own or self._running)[-1]  # else it ends in another context
+        self._running.remove(region)
+        return region

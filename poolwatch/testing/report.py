@@ -11,7 +11,7 @@ from poolwatch.model import Frame
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.code_owner import library_of
-from poolwatch.stacks.compare import user_frames
+from poolwatch.stacks.compare import still_on_stack, user_frames
 from poolwatch.testing.leak import Leak
 from poolwatch.text.format import activity, duration, one_line, place, plural
 
@@ -32,6 +32,8 @@ _FIX = {
     "held": "use a with block (or call close() in a finally clause), so that the "
     "connection is returned even after an exception",
     "collected": "use a with block (or call close() in a finally clause)",
+    "running": "the code that checked it out still runs: end its thread or task (stop "
+    "and join it, or await it) before the test, fixture or block ends",
     "detached": "after detach() the caller must close() the connection",
 }
 
@@ -94,8 +96,14 @@ def _block(group: Sequence[Leak], verbose: bool) -> list[str]:
         lines.append(_line(4, f"now {activity(now.frame, now.kind)}"))
     if leak.statement:
         lines.append(_line(4, f"last statement: {leak.statement}", 120))
-    lines.append(f"    fix: {_FIX[leak.kind]}")
+    lines.append(f"    fix: {_FIX['running' if _still_runs(leak) else leak.kind]}")
     return lines
+
+
+def _still_runs(leak: Leak) -> bool:
+    """Whether another thread or task is still in the code that checked it out."""
+    count = len(user_frames(leak.stack))
+    return leak.kind == "held" and 0 < count == still_on_stack(leak.stack, leak.now)
 
 
 def _line(indent: int, text: str, limit: int = 400) -> str:

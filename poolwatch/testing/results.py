@@ -38,6 +38,8 @@ class Results:
         self._unjudged: dict[str, str] = {}
         self._late: LateReports | None = None
         """Created for the first late report."""
+        self._notes = [] if baseline is None else baseline.notes
+        """Further lines for the summary."""
         self._is_listening = False
         self.runs_tests = False
         """Whether tests run in this process. They do not in xdist's controller, which
@@ -149,8 +151,10 @@ class Results:
             self._unjudged |= sent["unjudged"]
             self._add_late(sent["late"])
 
-    def write_json(self) -> None:
-        """Write the file of ``--pool-leaks-json``, if set."""
+    def write_json(self, session: pytest.Session) -> None:
+        """Write the file of ``--pool-leaks-json``, if set; also of a run that ends
+        early.
+        """
         option = self._config.getoption("--pool-leaks-json")
         ini = self._config.getini("pool_leaks_json")
         if self._worker_output is not None or not (option or ini):
@@ -161,12 +165,17 @@ class Results:
             self._config.invocation_params.dir if option else self._config.rootpath
         )
         path = directory / (option or ini)
-        summary.write_json(path, self._error, self._entries, self._unjudged)
+        try:
+            summary.write_json(path, self._error, self._entries, self._unjudged)
+        except OSError as error:
+            self._notes.append(f"{option or ini} cannot be written: {error.strerror}")
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def write_summary(self, terminal: Any) -> None:
         """Write the section about leaks, and the annotations for GitHub."""
-        notes = self._baseline.notes if self._baseline is not None else []
-        if self._entries or self._unjudged or notes:
+        if self._entries or self._unjudged or self._notes:
             from poolwatch.testing import summary
 
-            summary.write(terminal, self._config, self._entries, self._unjudged, notes)
+            summary.write(
+                terminal, self._config, self._entries, self._unjudged, self._notes
+            )

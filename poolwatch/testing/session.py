@@ -295,7 +295,7 @@ class PoolLeaks:
                 "teardown",
                 _HEADING,
                 f"{plural(len(leaks), 'connection')} not returned by this test, which "
-                "failed: its traceback keeps the variables alive, so that is not "
+                "failed: its traceback keeps the variables alive, so it is not "
                 f"counted.\n{describe(leaks, item.nodeid)}",
             )
             return []
@@ -388,7 +388,7 @@ class PoolLeaks:
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         result = yield
-        self._results.write_json()
+        self._results.write_json(session)
         return result
 
     @pytest.hookimpl(optionalhook=True)

@@ -104,6 +104,18 @@ def test_which_runs_are_complete(suite):
     assert "no longer seen" not in suite.run(KNOWN).text, "a test failed"
 
 
+def test_options_that_leave_tests_out(suite):
+    """What the ini file always ignores is no part of the project's tests."""
+    (suite.home / "known.txt").write_text(f"{LINE}\nheld shop.py::old\n")
+    for narrowing in ("--collect-only", "--ignore=tests/unit"):
+        ran = suite.run(KNOWN, "--pool-leaks-update", narrowing)
+        assert ran.result.ret == 0, ran.text
+        assert len(entries(suite)) == 2, narrowing
+    with (suite.home / "tox.ini").open("a") as ini:
+        ini.write("\naddopts = --ignore=docs\n")
+    assert "no longer seen" in suite.run(KNOWN).text
+
+
 def test_a_known_leak_keeps_its_marker_and_another_kind_is_new(suites):
     suites.write(
         "test_it",

@@ -47,6 +47,23 @@ SOURCE = """
     @pytest.mark.limit_pool(hold="soon")
     def test_wrong_time(): pass
 
+    @pytest.mark.limit_pool(checkout=1)
+    def test_wrong_misspelt():
+        with engine.connect(), engine.connect():
+            pass
+
+    @pytest.mark.limit_pool
+    def test_wrong_no_limit(): pass
+
+    @pytest.mark.limit_pool(1, "1 s", checkouts=2)
+    def test_wrong_twice(): pass
+
+    @pytest.mark.limit_pool(checkouts=True)
+    def test_wrong_bool(): pass
+
+    @pytest.mark.allow_pool_leaks(number=2, reason="the legacy client")
+    def test_wrong_allow_misspelt(): pass
+
     def test_fixture_uncalled(assert_no_pool_leaks, assert_max_pool_checkouts):
         with assert_no_pool_leaks, assert_max_pool_checkouts:
             engine.connect().close()
@@ -99,7 +116,10 @@ SOURCE = """
 def test_markers_and_fixtures(suites):
     suites.write("test_it", SOURCE)
     ran = suites.run("--strict-markers")
-    wrongly_written = ["no_reason", "number", "time"]
+    wrongly_written = [
+        *("allow_misspelt", "bool", "misspelt", "no_limit", "no_reason", "number"),
+        *("time", "twice"),
+    ]
     assert ran.failed == [f"test_wrong_{each}" for each in wrongly_written], ran.text
     leaking = ["fewer", "more", "too_long", "too_many"]
     assert ran.errors == [f"test_wrong_{each}" for each in leaking]
@@ -113,6 +133,11 @@ def test_markers_and_fixtures(suites):
             "  held from *test_it.py:* in test_wrong_too_many",
             '*test_wrong_too_long held a connection for *limit_pool(hold="20 ms")',
             "limit_pool: hold='soon' is not a duration*",
+            "limit_pool: got an unexpected keyword argument 'checkout'; write limit_*",
+            "limit_pool needs a limit: limit_pool(checkouts=1, *",
+            "limit_pool: multiple values for argument 'checkouts'; write *",
+            "limit_pool: checkouts must be a non-negative integer, not True",
+            "allow_pool_leaks: got an unexpected keyword argument 'number'; write *",
         ]
     )
 

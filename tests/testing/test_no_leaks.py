@@ -6,9 +6,11 @@ import asyncio
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from fix_core import book_of
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -143,6 +145,35 @@ def test_grace_and_allow(engine):
             poolwatch.no_leaks(engine, **wrong)
 
 
+async def test_the_advice(aengine):
+    """Code that is still in its with block does not need one, but an end."""
+
+    async def hold():
+        async with aengine.connect():
+            begun.set()
+            await end.wait()
+
+    async def take():
+        return await aengine.connect()
+
+    async def keep():
+        connection = await take()
+        begun.set()
+        await end.wait()
+        await connection.close()
+
+    for work, advice in ((hold, "still runs: end its thread"), (keep, "use a with")):
+        begun, end = asyncio.Event(), asyncio.Event()
+        block = poolwatch.no_leaks(aengine)
+        await block.__aenter__()
+        task = asyncio.create_task(work())
+        await begun.wait()
+        with pytest.raises(poolwatch.PoolLeakError, match=advice):
+            await block.__aexit__(None, None, None)
+        end.set()
+        await task
+
+
 def test_a_poller_that_goes_on_is_no_leak(engine):
     def poll():
         while not end.is_set():
@@ -167,13 +198,189 @@ def test_nested_and_reused(engine):
     kept.close()
 
 
-def test_nothing_is_left_behind(engine):
-    with poolwatch.no_leaks(engine):
-        engine.connect().close()
-    assert "connect" not in vars(engine.pool)
-    with poolwatch.no_leaks():
+@pytest.mark.parametrize("named", [True, False])
+async def test_blocks_of_tasks_overlap(aengine, named):
+    """One decorated function, and one instance, in two requests at the same time."""
+    block = poolwatch.no_leaks(aengine if named else None)
+
+    async def work(ends):
+        async with block, aengine.connect():
+            await ends.wait()
+
+    kept = []
+
+    @block
+    async def decorated(ends, leak=False):
+        connection = await aengine.connect()
+        await ends.wait()
+        kept.append(connection) if leak else await connection.close()
+
+    for one, other in ((work, work), (decorated, decorated), (work, decorated)):
+        first, second = asyncio.Event(), asyncio.Event()
+        tasks = [asyncio.create_task(one(first)), asyncio.create_task(other(second))]
+        while aengine.pool.checkedout() < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for end, task in zip((first, second), tasks, strict=True):
+            end.set()
+            await task
+    first.clear()
+    fine = asyncio.create_task(work(first))
+    with pytest.raises(poolwatch.PoolLeakError, match="in decorated"):
+        await decorated(second, leak=True)
+    first.set()
+    await fine
+    await kept[0].close()
+
+
+@pytest.mark.parametrize("targets", ["one", "all", "both"])
+def test_blocks_of_threads_overlap(engine, targets):
+    """Whoever instrumented the engine: nobody stops before the last one ends."""
+    blocks = {
+        "one": [poolwatch.no_leaks(engine)] * 2,
+        "all": [poolwatch.no_leaks(), poolwatch.no_leaks()],
+        "both": [poolwatch.no_leaks(engine), poolwatch.no_leaks()],
+    }[targets]
+
+    def work(block, begun, end):
+        with block, engine.connect():
+            begun.set()
+            assert end.wait(60)
+
+    for order in (1, -1):
+        with ThreadPoolExecutor() as threads:
+            running = []
+            for block in blocks:
+                begun, end = threading.Event(), threading.Event()
+                running.append((threads.submit(work, block, begun, end), end))
+                assert begun.wait(60)
+            for job, end in running[::order]:
+                end.set()
+                job.result(60)
+        assert "connect" not in vars(engine.pool)
+
+
+def test_blocks_end_in_any_order(engine):
+    first, second = poolwatch.no_leaks(engine), poolwatch.no_leaks(engine)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    kept = engine.connect()
+    with pytest.raises(poolwatch.PoolLeakError):
+        second.__exit__(None, None, None)
+    kept.close()
+
+
+def test_what_others_do_meanwhile(engine):
+    """Threads that others start, and jobs that others submit, do not count."""
+
+    def hold(begun):
+        with engine.connect():
+            begun.set()
+            assert release.wait(60)
+
+    def serve(pool):
+        assert requested.wait(60)
+        begun = [threading.Event(), threading.Event()]
+        started.append(threading.Thread(target=hold, args=begun[:1]))
+        started[0].start()
+        pool.submit(hold, begun[1])
+        assert all(each.wait(60) for each in begun)
+
+    requested, release, started = threading.Event(), threading.Event(), []
+    with ThreadPoolExecutor(1) as pool:
+        server = threading.Thread(target=serve, args=(pool,))
+        server.start()
+        with poolwatch.no_leaks(engine):
+            pool.submit(engine.connect().close).result()
+            requested.set()
+            server.join()
+        release.set()
+    started[0].join()
+
+
+def test_jobs_and_threads_of_the_block(engine):
+    """Also of a pool that began before, and of threads that a thread starts."""
+    kept = []
+
+    def leak():
+        kept.append(engine.connect())
+
+    def start(target):
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(engine.connect().close).result()
+        for cause in (lambda: pool.submit(leak).result(), lambda: start(leak)):
+            for begin in (cause, lambda cause=cause: start(cause)):
+                with (
+                    pytest.raises(poolwatch.PoolLeakError),
+                    poolwatch.no_leaks(engine),
+                ):
+                    begin()
+                kept.pop().close()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_the_application_instrumented_stays(engine, instrument, named):
+    instrument(engine, name="ours")
+    with poolwatch.no_leaks(engine if named else None):
         pass
+    assert book_of(engine).name == "ours"
+    poolwatch.uninstrument()
+    with poolwatch.no_leaks(engine if named else None):
+        instrument()
+    assert book_of(engine)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_uninstrumented_in_a_block(engine, named):
+    """Ends that are not recorded are no leaks, but what is out is one."""
+    block = poolwatch.no_leaks(engine if named else None)
+    with block, engine.connect() as connection:
+        proxy = connection.connection
+        poolwatch.uninstrument()
+    assert not proxy.is_valid
+    block.__enter__()
+    kept = engine.connect()
+    poolwatch.uninstrument()
+    with pytest.raises(poolwatch.PoolLeakError):
+        block.__exit__(None, None, None)
+    kept.close()
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+def test_nothing_is_left_behind(engine, error):
+    patched = threading.Thread.start, ThreadPoolExecutor.submit
+    with suppress(ZeroDivisionError), poolwatch.no_leaks(engine):
+        engine.connect().close()
+        thread = threading.Thread(target=engine.connect().close)
+        thread.start()
+        thread.join()
+        if error is not None:
+            raise error
+    assert "run" not in vars(thread)
+    assert "connect" not in vars(engine.pool)
+    with suppress(ZeroDivisionError), poolwatch.no_leaks():
+        if error is not None:
+            raise error
     assert not poolwatch.agent.instrument.agent.ledger.observers
+    assert patched == (threading.Thread.start, ThreadPoolExecutor.submit)
+
+
+def test_what_cannot_be_decorated():
+    """The call of a generator function ends before its code runs."""
+
+    def generator():
+        yield
+
+    async def async_generator():
+        yield
+
+    for each in (generator, async_generator, unittest.TestCase):
+        with pytest.raises(TypeError, match="inside it"):
+            poolwatch.no_leaks()(each)
 
 
 def test_unittest(engine):

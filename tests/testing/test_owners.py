@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,54 @@ def test_another_thread_has_its_own_owner(owner, owners, sqlite):
     owners.stop_tracking()
     assert theirs.peak == 1
     assert owner.open_holds == {}
+
+
+def legacy(loop, coro):
+    """A task factory from before 3.11, without a context."""
+    return asyncio.Task(coro, loop=loop)
+
+
+def with_options(loop, coro, **options):
+    return asyncio.Task(coro, loop=loop, **options)
+
+
+EAGER = getattr(asyncio, "eager_task_factory", None)
+LOOPS = [("asyncio", each) for each in (None, legacy, with_options, EAGER)]
+
+
+@pytest.mark.parametrize(("kind", "factory"), [*LOOPS, ("uvloop", None)])
+def test_a_task_belongs_to_who_creates_it(request, owner, owners, kind, factory):
+    """With any loop and task factory, and in the context that the caller passes."""
+    found, seen = [], ContextVar("seen")
+
+    async def work():
+        seen.set(True)
+        found.append(owners.owner())
+        await asyncio.sleep(0)
+        found.append(owners.owner())
+
+    async def work_in_thread():
+        await work()
+        found.append(await asyncio.to_thread(owners.owner))
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(factory)
+        tasks, contexts = [asyncio.create_task(work_in_thread())], []
+        if factory is not legacy:
+            contexts = [copy_context(), Context()]
+            tasks += [loop.create_task(work(), context=each) for each in contexts]
+        owners.current = Owner("test", Item)
+        await asyncio.gather(*tasks)
+        assert all(seen in each for each in contexts)
+        loop.set_task_factory(None)
+
+    new_loop = pytest.importorskip(kind).new_event_loop
+    request.addfinalizer(owners.stop_tracking)
+    owners.start_tracking()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    assert set(found) == {owner}
 
 
 def test_a_declared_long_hold_has_no_owner(owner, sqlite):

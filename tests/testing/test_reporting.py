@@ -187,6 +187,17 @@ def test_the_json(suite):
     (suite.home / "tox.ini").write_text("[pytest]\npool_leaks_json = from_ini.json\n")
     suite._pytester.runpytest_subprocess("--rootdir=.", "below")
     assert (suite.home / "from_ini.json").exists()
+    ran = suite.run("--pool-leaks-json=below")
+    assert ran.result.ret == 4
+    assert "below cannot be written: Is a directory" in ran.text
+    assert "Traceback" not in ran.text
+
+
+def test_the_json_of_a_run_that_is_interrupted(suite):
+    suite.write("test_then", "def test_stops(): raise KeyboardInterrupt")
+    ran = suite.run()
+    assert ran.result.ret == 2
+    assert ran.blamed == ["test_leaks"]
 
 
 def test_off_and_ini(suite):
