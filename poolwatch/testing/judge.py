@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.runtime.gc_pause import collect
-from poolwatch.testing.open_holds import STEP_S, is_open, wait_for_collections
+from poolwatch.testing.open_holds import is_open, steps, wait_for_collections
 from poolwatch.testing.owners import Owner, any_in_other_thread
 
 if TYPE_CHECKING:
@@ -74,13 +74,12 @@ class Judge:
         if grace is None:
             in_other_threads = any_in_other_thread(hold for hold, _ in suspects)
             grace = _THREAD_GRACE_S if in_other_threads else 0.0
-        until = time.monotonic() + grace
-        while any(hold in owner.open_holds for hold, _ in suspects):
-            if time.monotonic() >= until:
-                collect()
-                wait_for_collections(owner.open_holds)
+        for pause in steps(grace):
+            if not any(hold in owner.open_holds for hold, _ in suspects):
                 return
-            time.sleep(STEP_S)
+            time.sleep(pause)
+        collect()
+        wait_for_collections(owner.open_holds)
 
     @staticmethod
     def _counts(owner: Owner, pool: str) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from poolwatch.testing.leak import PoolLeakError
-from poolwatch.testing.open_holds import STEP_S
+from poolwatch.testing.open_holds import steps
 from poolwatch.testing.region import Region, Regions
 from poolwatch.testing.report import describe
 
@@ -115,9 +114,10 @@ class no_leaks:  # noqa: N801 - used like a function
             if kind is None:
                 await asyncio.sleep(0)
                 block.mark_suspects()
-                until = time.monotonic() + self._grace
-                while block.has_open_suspects() and time.monotonic() < until:  # noqa: ASYNC110
-                    await asyncio.sleep(STEP_S)
+                for pause in steps(self._grace):
+                    if not block.has_open_suspects():
+                        break
+                    await asyncio.sleep(pause)
                 self._judge(block)
         finally:
             block.end()

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
 
-STEP_S = 0.005
-"""Seconds between two checks whether other threads have returned their connections."""
+_STEP_S = 0.005
 _COLLECTION_S = 1.0
 """Longest wait for a garbage collection in another thread."""
+
+
+def steps(grace: float) -> Iterator[float]:
+    """Yield the seconds to sleep between two checks, until ``grace`` seconds are over.
+
+    On a busy machine each step takes longer, and so does what the steps wait for: there
+    are always as many as fit into the grace.
+    """
+    until, left = time.monotonic() + grace, grace / _STEP_S
+    while left > 0 or time.monotonic() < until:
+        yield _STEP_S
+        left -= 1
 
 
 def wait_for_collections(holds: Iterable[Checkout]) -> None:
@@ -25,7 +36,7 @@ def wait_for_collections(holds: Iterable[Checkout]) -> None:
     while any(hold.proxy() is None for hold in list(holds)):
         if time.monotonic() >= until:
             return  # poolwatch.uninstrument() was called: no end is recorded
-        time.sleep(STEP_S)
+        time.sleep(_STEP_S)
 
 
 def is_open(hold: Checkout) -> bool:

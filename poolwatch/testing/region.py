@@ -12,7 +12,7 @@ from poolwatch.runtime.gc_pause import collect
 from poolwatch.testing import evidence
 from poolwatch.testing.leak import Leak
 from poolwatch.testing.open_blocks import open_blocks
-from poolwatch.testing.open_holds import STEP_S, is_open, wait_for_collections
+from poolwatch.testing.open_holds import is_open, steps, wait_for_collections
 
 _numbers = itertools.count(1)
 
@@ -46,9 +46,10 @@ class Region:
     def wait_for_returns(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for other threads to return connections."""
         self.mark_suspects()
-        until = time.monotonic() + grace
-        while self.has_open_suspects() and time.monotonic() < until:
-            time.sleep(STEP_S)
+        for pause in steps(grace):
+            if not self.has_open_suspects():
+                return
+            time.sleep(pause)
 
     def mark_suspects(self) -> None:
         """End the block: only holds that are open now may be leaks.
