@@ -65,8 +65,16 @@ class Standstills:
         with suppress(OSError, ValueError, AttributeError):
             self._stderr = os.dup(_fileno())
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Stop looking before the summary, in which plugins may import for long.
+
+        CPython 3.11 fails to parse what they import while this thread imports, too.
+        """
+        self._lookout.close()
+
     def end(self) -> None:
-        """Stop looking."""
+        """Let no viewer connect any more."""
         self._lookout.close()
         agent.requested, agent.ledger.test_run = self._before
         if not agent.listens:
