@@ -32,22 +32,42 @@ _IMPLICIT = frozenset({"__exit__", "__aexit__", "close", "aclose"})
 
 
 def names_path(place: Place, chain: Sequence[Any]) -> bool:
-    """Whether code that is still to run in a place names each step of a chain."""
-    if place.code is None:
+    """Whether code that is still to run in a place names each step of a chain.
+
+    Reading code takes long, for a step of a search: most chains are left out before,
+    by a step without a name or with one that no code of the place has.
+    """
+    steps = list(_steps(chain))
+    if place.code is None or any(name is None for _, name in steps):
         return False
+    names: set[str] = set()
+    for kind, name in steps:
+        if not names:
+            names |= _names_from(place)
+        _add_methods(kind, names)
+        if name not in names:
+            return False
+    return True
+
+
+def _steps(chain: Sequence[Any]) -> Iterator[tuple[type, str | None]]:
+    """The types of the objects on a chain, and the name of each one's reference."""
+    for node, following in pairwise(chain):
+        if is_of_sqlalchemy(type(node)):
+            return
+        known = attributes_of(node) is following
+        yield type(node), "" if known else _step(node, following)
+
+
+def _names_from(place: Place) -> set[str]:
+    assert place.code is not None
     to_come, called = _names_to_come(place.code, place.lasti)
-    names = set(to_come)
+    names = {"", *to_come}
     for name in called:
         function = dict.get(place.globals, name)
         if type(function) is FunctionType:
             names |= _names_in(function.__code__)
-    for node, following in pairwise(chain):
-        if is_of_sqlalchemy(type(node)):
-            return True
-        _add_methods(type(node), names)
-        if attributes_of(node) is not following and _step(node, following) not in names:
-            return False
-    return True
+    return names
 
 
 def _step(node: Any, following: Any) -> str | None:
