@@ -21,6 +21,7 @@ ALONE = {
     "adapters/test_orphaned.py",
     "agent/test_circumstances.py",
     "agent/test_incident_snapshots.py",
+    "agent/test_leak_search.py",
     "agent/test_races.py",
     "agent/test_standstills.py",
     "agent/test_watchdog.py",

@@ -56,6 +56,21 @@ def connection_facts(dbapi_connection: Any) -> Facts:
     return pid, _address(peer), port
 
 
+def has_listeners(proxy: Any) -> bool:
+    """Whether asyncpg calls a function of the application for each notification.
+
+    Its pool ends that when the connection is returned. Never raises.
+    """
+    with suppress(Exception):
+        connection = getattr(proxy, "dbapi_connection", None)
+        if connection is not None:  # SQLAlchemy's, around the driver's
+            listeners = connection.driver_connection._listeners
+        else:
+            listeners = proxy._con._listeners
+        return type(listeners) is dict and bool(listeners)
+    return False
+
+
 def _pid_and_ends(dbapi_connection: Any) -> tuple[int | None, Any, Any]:
     """The backend pid that the driver reports, and the names of the socket's ends."""
     connection = dbapi_connection

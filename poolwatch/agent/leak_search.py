@@ -209,7 +209,7 @@ def _search(suspects: EvidenceByHold) -> tuple[dict[int, Search], tuple[str, ...
 def _results(
     suspects: EvidenceByHold, find: Callable[..., SearchResult]
 ) -> tuple[dict[int, Search], tuple[str, ...]]:
-    from poolwatch.diagnosis.references.hidden import may_hide
+    from poolwatch.diagnosis.references.hidden import may_hide, serves_request
 
     if not suspects:
         return {}, ()
@@ -224,8 +224,10 @@ def _results(
     found = {}
     for hold, evidence in suspects.items():
         path = result.paths.get(str(hold.number))
-        ambient = path is None or path.kind in ("thread-local", "context variable")
-        hidden = ambient and may_hide(evidence.stack, evidence.now)
+        hidden = (path is None or path.ambient) and (
+            may_hide(evidence.stack, evidence.now)
+            or serves_request(evidence.stack, evidence.now)
+        )
         found[hold.number] = Search(
             path, result.unseen, hidden, complete=result.left_out is None
         )

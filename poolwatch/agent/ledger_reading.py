@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from poolwatch.adapters.connection_facts import has_listeners
 from poolwatch.agent.idle_connections import idle_connections, returned_connections
 from poolwatch.agent.poolers import note_pooler
 from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
@@ -209,6 +210,8 @@ class LedgerReading:
             evidence.statement_s = usage.running_s(self.now)
             evidence.unused_s = usage.unused_s(self.now)
             evidence.by_others = usage.by_others and not hold.adopted
+        if evidence.ended_owner or evidence.held_s >= evidence.long_after:
+            evidence.known_use = _known_use(hold, evidence)
         if hold.work is not None:
             evidence.framework = "persistent" if hold.work.is_over else "thread"
             evidence.kept = _kept(hold.work, self._holder_stack(hold.holder))
@@ -339,6 +342,14 @@ class LedgerReading:
         if holder not in self._stacks:
             self._stacks[holder] = resolve(holder_stack(holder, self._threads))
         return self._stacks[holder]
+
+
+def _known_use(hold: Checkout, evidence: HoldEvidence) -> str | None:
+    if has_listeners(hold.proxy()):
+        return "asyncpg calls a listener for its notifications"
+    if hold.was_used_since() and not evidence.ended_owner:
+        return "used again after it was called leaked"
+    return None
 
 
 def _is_busy(hold: Checkout, evidence: HoldEvidence) -> bool:

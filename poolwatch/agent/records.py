@@ -66,10 +66,10 @@ def pool_records(
     if read_code:
         add_circumstances(pool, zip(requests.holds, judged, strict=True))
     for checkout, each in zip(requests.holds, judged, strict=True):
-        if each.hold.verdict == "leaked" and (
-            each.evidence.dropped or is_confirmed(checkout)
-        ):
-            pool.found_leaked(checkout)
+        if each.hold.verdict == "leaked":
+            checkout.call_leaked(reading.now)
+            if each.evidence.dropped or is_confirmed(checkout):
+                pool.found_leaked(checkout)
     waits = [
         OpenWait(
             _wait(reading, pool.id, each, caller_of.get(each.number)), each.requester()

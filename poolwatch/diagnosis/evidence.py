@@ -102,6 +102,8 @@ class HoldEvidence:
     """Seconds since the last statement ended; None before the first statement."""
     used: tuple[Frame, ...] = ()
     """The stack that sent the last statement; only set for a long hold."""
+    known_use: str | None = None
+    """What shows that code uses the connection, whatever refers to it, in words."""
     by_others: bool = False
     """A thread or task that did not check the connection out has used it."""
     inherited: bool = False

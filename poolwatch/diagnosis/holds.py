@@ -89,7 +89,8 @@ _PER_SITE: dict[FindingKind, _Wording] = {
         "critical",
         "{where} checked out {many} that nothing uses any more, the oldest {age} ago",
         "Use a with block, or close() in a finally clause, where the connection is "
-        "checked out.",
+        "checked out. If something keeps it on purpose, such as a lock's connection, "
+        'declare the hold: with poolwatch.long_hold("why").',
     ),
     "held_across_io": _Wording(
         "warning",

@@ -31,6 +31,8 @@ def suspicious(hold: HoldEvidence) -> bool:
     """Whether the verdict depends on what refers to the connection."""
     if hold.dropped or hold.long_hold or hold.statement_s is not None:
         return False
+    if hold.known_use:
+        return False
     if hold.ended_owner:
         return True
     if hold.kept:
@@ -42,7 +44,12 @@ def suspicious(hold: HoldEvidence) -> bool:
 
 def proven_unused(hold: HoldEvidence, search: Search | None) -> bool:
     """Whether a search shows that a suspicious hold is not in use."""
-    return search is not None and suspicious(hold) and search.proves_unused
+    if search is None or not suspicious(hold) or not search.proves_unused:
+        return False
+    if hold.ended_owner and hold.held_s < hold.long_after:
+        # what a task opens at the start-up, a running function may keep far away
+        return search.path is None or not search.path.by_attributes
+    return True
 
 
 def _used_recently(hold: HoldEvidence) -> bool:
@@ -109,8 +116,9 @@ def _not_leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
 def _use(hold: HoldEvidence) -> tuple[str, ...]:
     """The result of the search, in words, for a hold that is not leaked."""
     search = hold.search
-    if hold.kept and not hold.ended_owner:
-        return (hold.kept,)
+    known = hold.known_use or (None if hold.ended_owner else hold.kept)
+    if known:
+        return (known,)
     if search is None:
         return ()
     if search.path is not None and search.in_use:
@@ -131,7 +139,7 @@ def _activity_of_user(hold: HoldEvidence) -> Activity | None:
     connection, only one of its frames is known, or only its statements.
     """
     path = hold.search.path if hold.search is not None else None
-    if hold.loop_stopped:
+    if hold.loop_stopped or hold.known_use:
         return None
     if path is not None and path.in_use:
         if path.same_holder is False and path.frame is not None:

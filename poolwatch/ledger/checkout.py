@@ -7,6 +7,7 @@ concurrent write changes a single attribute.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,6 +49,7 @@ class Checkout:
         "holder",
         "keyed",
         "leaked",
+        "leaked_at",
         "number",
         "proxy",
         "requested_at",
@@ -128,6 +130,16 @@ class Checkout:
                 if _SESSION_LOCK in statement
                 else None
             )
+
+    def call_leaked(self, now: float) -> None:
+        """Note when it was first called leaked: most holds never are."""
+        if not hasattr(self, "leaked_at"):
+            self.leaked_at = now
+
+    def was_used_since(self) -> bool:
+        """Whether it was used after it had been called leaked: so it was not."""
+        usage = self.usage
+        return usage is not None and usage.used > getattr(self, "leaked_at", inf)
 
     def is_dropped(self) -> bool:
         """Whether enough consecutive checks found no reference but the pool's."""

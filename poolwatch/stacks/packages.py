@@ -49,19 +49,26 @@ WEB = frozenset({
 })
 """Servers and web frameworks: they refer to all requests and to their application."""
 
-_FRAMEWORKS = WEB | frozenset({
-    # OpenStack libraries
-    "oslo_config", "oslo_concurrency", "oslo_db", "oslo_messaging", "oslo_middleware",
-    "oslo_service", "oslo_utils", "oslo_context", "oslo_log", "cotyledon", "futurist",
-    "stevedore", "cliff", "debtcollector", "osprofiler",
-    # tasks and schedules
+_TASKS = frozenset({
     "celery", "kombu", "billiard", "amqp", "vine", "rq", "rq_scheduler", "dramatiq",
     "huey", "arq", "procrastinate", "taskiq", "saq", "apscheduler", "faust", "nameko",
     "django_celery_beat", "django_rq", "django_q", "luigi", "joblib", "dask",
     "distributed", "ray", "pyspark", "multiprocess", "pebble", "aiojobs", "janus",
     "pika", "aio_pika", "aiokafka", "confluent_kafka", "kafka", "paho", "watchdog",
+})
+"""Tasks and schedules."""
+
+SERVING = WEB | _TASKS | {"anyio"}
+"""They call the application for one request or task at a time. anyio has the threads of
+synchronous endpoints."""
+
+_FRAMEWORKS = SERVING | frozenset({
+    # OpenStack libraries
+    "oslo_config", "oslo_concurrency", "oslo_db", "oslo_messaging", "oslo_middleware",
+    "oslo_service", "oslo_utils", "oslo_context", "oslo_log", "cotyledon", "futurist",
+    "stevedore", "cliff", "debtcollector", "osprofiler",
     # other event loops
-    "anyio", "trio", "trio_asyncio", "sniffio", "uvloop", "curio", "twisted", "zope",
+    "trio", "trio_asyncio", "sniffio", "uvloop", "curio", "twisted", "zope",
     "nest_asyncio", "asyncer", "aiomisc", "asyncstdlib", "async_timeout",
     # command lines and prompts
     "click", "click_plugins", "click_repl", "rich_click", "typer", "fire", "absl",

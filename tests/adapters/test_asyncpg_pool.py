@@ -15,6 +15,7 @@ import pytest
 from asyncpg.pool import Pool, PoolConnectionHolder, PoolConnectionProxy
 from fix_core import Look
 from helpers import until_async
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import poolwatch
 from poolwatch.agent.instrument import agent
@@ -280,6 +281,47 @@ async def test_who_listens_has_not_dropped_it(instrument, make_pool):
     with pytest.warns(asyncpg.InterfaceWarning):
         await pool.release(heard[0][0])
     assert Look().holds(watch) == []
+
+
+class Events:
+    """A service in a global, whose listener keeps its connection."""
+
+    async def listen(self, pool):
+        self.connection = await pool.acquire()
+        await self.connection.add_listener("news", self.hear)
+
+    def hear(self, *given): ...
+
+
+EVENTS = Events()
+
+
+async def test_who_listens_uses_it(instrument, make_pool):
+    """... until the listener is removed: then the global is all that has it."""
+    pool = await make_pool()
+    watch = instrument(pool, long_after=0.001)
+    await asyncio.gather(EVENTS.listen(pool))
+    assert verdicts(watch) == ["long"]
+    (hold,) = Look().holds(watch)
+    assert "asyncpg calls a listener for its notifications" in hold.evidence
+    await EVENTS.connection.remove_listener("news", EVENTS.hear)
+    await until_async(lambda: verdicts(watch) == ["leaked"])
+    await pool.release(EVENTS.connection)
+
+
+async def test_who_listens_over_sqlalchemy(instrument, postgres):
+    engine = create_async_engine(postgres.url("asyncpg"))
+    watch = instrument(engine, long_after=0.001)
+
+    async def listen():
+        EVENTS.connection = await engine.connect()
+        raw = await EVENTS.connection.get_raw_connection()
+        await raw.driver_connection.add_listener("news", EVENTS.hear)
+
+    await asyncio.gather(listen())
+    assert verdicts(watch) == ["long"]
+    await EVENTS.connection.close()
+    await engine.dispose()
 
 
 async def test_a_release_that_nobody_awaits(instrument, make_pool):

@@ -40,6 +40,7 @@ MODULES = (
     "large_data",
     "in_use",
     "resume",
+    "at_hand",
     "server",
     "contention",
     "lost",

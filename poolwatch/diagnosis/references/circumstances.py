@@ -28,6 +28,8 @@ from poolwatch.stacks.code_owner import library_of
 _REGISTRIES = ("ScopedRegistry", "ThreadLocalRegistry", "scoped_session")
 _EXIT_STACKS = ("ExitStack", "AsyncExitStack")
 _FASTAPI = "fastapi"
+_FLASK_G = "_AppCtxGlobals"
+"""The class of flask.g, also Quart's: it is in a context variable."""
 _ASYNC_CONNECTION = "sqlalchemy.ext.asyncio.engine", "AsyncConnection"
 _MAX_ENTRIES = 200
 """Most variables, attributes or keys that are read in one place."""
@@ -41,7 +43,7 @@ def circumstances_of(place: Place, chain: Sequence[Any]) -> Iterator[Circumstanc
         yield Circumstance("scoped session")
     elif any(map(is_thread_local, kinds)):
         yield Circumstance("thread-local")
-    elif Context in kinds or place.kind == "context variable":
+    elif place.kind == "context variable" or any(map(_is_context, kinds)):
         yield Circumstance("context variable")
     if _is_in_request(place, chain):
         yield Circumstance("request")
@@ -50,6 +52,10 @@ def circumstances_of(place: Place, chain: Sequence[Any]) -> Iterator[Circumstanc
     yield from _suspended(chain)
     if _has_session_on_connection(place, chain):
         yield Circumstance("session on connection")
+
+
+def _is_context(kind: type) -> bool:
+    return kind is Context or class_name(kind) == _FLASK_G
 
 
 def _is_registry(kind: type) -> bool:

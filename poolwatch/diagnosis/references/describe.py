@@ -35,6 +35,7 @@ from poolwatch.diagnosis.references.frames import (
 from poolwatch.diagnosis.references.futures import (
     is_future,
 )
+from poolwatch.diagnosis.references.named import names_path
 from poolwatch.diagnosis.references.path import PathKind, ReferencePath
 from poolwatch.diagnosis.references.places import Place
 from poolwatch.diagnosis.references.words import PLUMBING, in_words
@@ -56,6 +57,8 @@ def describe(
     """
     kind, steps = _path_kind(place, chain), in_words(place, chain)
     frame = _frame_of(place)
+    in_code = frame is not None and place.is_user and not place.far
+    in_code = in_code and not _is_module(place)
     direct = kind not in ("exception", "thread-local", "context variable")
     return ReferencePath(
         kind=kind,
@@ -68,7 +71,9 @@ def describe(
         and place.resumes
         and (frame is not None or place.kind == "scheduled call"),
         direct=not _steps_between(steps),
-        near=is_near(steps, place, chain),
+        near=is_near(steps, place, chain) or (in_code and names_path(place, chain)),
+        by_attributes=in_code
+        and all(step.startswith("attribute '") for step in _steps_between(steps)),
         circumstances=tuple(circumstances_of(place, chain)),
         user=place.owner if place.owner.name else None,
     )
@@ -162,8 +167,11 @@ def is_near(path: Sequence[str], place: Place, chain: Sequence[Any]) -> bool:
     if _is_stored_by_server(suspended, place, chain):
         return False
     after_suspended = steps[suspended[-1] + 1 :] if suspended else steps
-    module = place.code is not None and place.code.co_name == "<module>"
-    return len(after_suspended) <= (0 if module else _NEAR)
+    return len(after_suspended) <= (0 if _is_module(place) else _NEAR)
+
+
+def _is_module(place: Place) -> bool:
+    return place.code is not None and place.code.co_name == "<module>"
 
 
 def is_own(path: Sequence[str], chain: Sequence[Any]) -> bool:

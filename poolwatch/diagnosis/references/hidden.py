@@ -7,7 +7,8 @@ shows where that is possible: in a function that was on the stack when the conne
 was checked out and that is still on the stack, at another line.
 
 A leak can be hidden in the same way while that statement runs. So a hidden reference is
-assumed only where the search has found no reference path.
+assumed only where the search has found no reference path, or one that shows only what
+a thread or request has at hand. Where a source is missing, nobody can tell.
 """
 
 from __future__ import annotations
@@ -17,15 +18,23 @@ import linecache
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from poolwatch.model import Frame
+from poolwatch.stacks.code_owner import library_of
 from poolwatch.stacks.compare import matching_frames, user_frames
+from poolwatch.stacks.packages import SERVING
 
 _MAX_LINES = 10_000
 """Most lines of a file that is parsed; parsing it takes 0.1 s, once."""
 _LOOPS = (ast.For, ast.AsyncFor)
 _SCOPES = (ast.With, ast.AsyncWith)
+_TRIES = (ast.Try, ast.TryStar)
 _STATEMENTS = (ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return)
+_CLOSING = ("close", "remove", "release", "putconn", "clean", "teardown")
+"""Parts of the names of functions that return a connection."""
+_OURS = frozenset({"", "label", "long_hold"})
+"""Blocks of poolwatch, which return nothing, and those that call nothing."""
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 Lines = tuple[int, int]
@@ -58,9 +67,28 @@ def may_hide(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> bool:
     pairs = matching_frames(checked_out, user_frames(now, launcher=True)[::-1])
     ended = checked_out[len(pairs)] if 0 < len(pairs) < len(checked_out) else None
     return any(
-        _hides(block, at_checkout.line, frame.line, ended)
-        for at_checkout, frame in pairs
-        for block in _source(at_checkout.file).blocks
+        _may_hide(at_checkout, frame.line, ended) for at_checkout, frame in pairs
+    )
+
+
+def serves_request(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> bool:
+    """Whether a web or task framework that called the code of the checkout still runs
+    code of the application: perhaps the same request, at whose end a handler of the
+    framework returns the connection.
+    """
+    own = user_frames(now, launcher=True)
+    outside = now[now.index(own[0]) + 1 :] if own else ()
+    called_by = {(each.file, each.function) for each in stack_at_checkout}
+    return any(
+        (each.file, each.function) in called_by and library_of(each.file) in SERVING
+        for each in outside
+    )
+
+
+def _may_hide(at_checkout: Frame, now: int, ended: Frame | None) -> bool:
+    source = _source(at_checkout.file)
+    return source is None or any(
+        _hides(block, at_checkout.line, now, ended) for block in source.blocks
     )
 
 
@@ -76,24 +104,26 @@ def _hides(block: _Block, at_checkout: int, now: int, ended: Frame | None) -> bo
 
 
 def _is_generator(frame: Frame) -> bool:
-    return any(
+    source = _source(frame.file)
+    return source is None or any(
         name == frame.function and first <= frame.line <= last
-        for name, (first, last) in _source(frame.file).generators
+        for name, (first, last) in source.generators
     )
 
 
 @lru_cache(maxsize=64)
-def _source(file: str) -> _Source:
+def _source(file: str) -> _Source | None:
+    """None if there is no source that can be read, as in an image of .pyc files."""
     lines = linecache.getlines(file)
     if not 0 < len(lines) <= _MAX_LINES:
-        return _Source((), ())
+        return None
     try:
         tree = ast.parse("".join(lines))
     except (SyntaxError, ValueError, RecursionError):
-        return _Source((), ())
+        return None
     nodes = list(ast.walk(tree))
     return _Source(
-        tuple(block for node in nodes for block in _blocks(node)),
+        tuple(block for node in nodes for block in (*_blocks(node), *_closing(node))),
         tuple(_generators(tree)),
     )
 
@@ -103,8 +133,9 @@ def _blocks(node: ast.AST) -> Iterator[_Block]:
         yield _Block((node.lineno, _last_line(node.iter)), _body(node.body))
     elif isinstance(node, _SCOPES):
         named = any(item.optional_vars is not None for item in node.items)
-        calls = any(isinstance(item.context_expr, ast.Call) for item in node.items)
-        header = node.lineno, max(_last_line(item.context_expr) for item in node.items)
+        expressions = [item.context_expr for item in node.items]
+        calls = not _OURS.issuperset(map(_called, expressions))
+        header = node.lineno, max(map(_last_line, expressions))
         if calls:
             yield _Block(header, _body(node.body), scope=not named)
     elif isinstance(node, _COMPREHENSIONS):
@@ -113,6 +144,49 @@ def _blocks(node: ast.AST) -> Iterator[_Block]:
     elif isinstance(node, _STATEMENTS):
         lines = node.lineno, _last_line(node)
         yield _Block(lines, lines, generators=True)
+
+
+def _closing(node: ast.AST) -> Iterator[_Block]:
+    """Each ``try`` in it that closes something in the end, which its body or the
+    statement before it may have opened. A loop without an end comes to no ``finally``:
+    what its rounds open is not meant.
+    """
+    for name in ("body", "orelse", "finalbody"):
+        statements = getattr(node, name, None)
+        if type(statements) is not list:
+            continue
+        for before, each in pairwise([None, *statements]):
+            if isinstance(each, _TRIES) and _closes(each.finalbody):
+                first = before if isinstance(before, _STATEMENTS) else each
+                last = each.finalbody[0].lineno - 1
+                endless = [
+                    loop.lineno
+                    for loop in ast.walk(each)
+                    if isinstance(loop, ast.While) and _is_endless(loop)
+                ]
+                yield _Block(
+                    (first.lineno, min([last, *endless])),
+                    (each.lineno, _last_line(each)),
+                )
+
+
+def _is_endless(loop: ast.While) -> bool:
+    leaves = any(isinstance(each, (ast.Break, ast.Return)) for each in ast.walk(loop))
+    return isinstance(loop.test, ast.Constant) and not leaves
+
+
+def _closes(statements: Sequence[ast.stmt]) -> bool:
+    """Whether one of these statements calls a function that may return a connection."""
+    nodes = [each for statement in statements for each in ast.walk(statement)]
+    names = [_called(each).lower() for each in nodes]
+    return any(part in name for name in names for part in _CLOSING)
+
+
+def _called(node: ast.AST) -> str:
+    """The name of the function or method that an expression calls; empty if none."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return str(getattr(node.func, "attr", getattr(node.func, "id", "()")))
 
 
 def _generators(node: ast.AST) -> Iterator[tuple[str, Lines]]:

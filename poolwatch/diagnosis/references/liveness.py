@@ -28,11 +28,11 @@ def may_read(code: CodeType, lasti: int, name: str) -> bool:
         return True
     return any(
         each.opname.startswith(_READS) and name in names_of(each)
-        for each in _reachable(code, lasti)
+        for each in reachable(code, lasti)
     )
 
 
-def _reachable(code: CodeType, lasti: int) -> Iterator[dis.Instruction]:
+def reachable(code: CodeType, lasti: int) -> Iterator[dis.Instruction]:
     """The instructions that may follow after the one at ``lasti``."""
     instructions = list(dis.get_instructions(code))
     at_offset = {each.offset: at for at, each in enumerate(instructions)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain as joined
 from types import FrameType
 from typing import Any
 
@@ -34,7 +35,8 @@ def used_by_running_code(
     assignment is about to replace it.
     """
     wanted = {id(each): at for at, each in enumerate(connections) if each is not None}
-    places = [place for frame in _own_stacks() for place in _users(frame)]
+    # no variable gets a frame: one that had itself would keep all of this alive
+    places = list(joined.from_iterable(map(_users, _own_stacks())))
     guide = Guide()
     walk = Walk(places, guide, {key: str(at) for key, at in wanted.items()}, set())
     walk.go(_MAX_VISITED)

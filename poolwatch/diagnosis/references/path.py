@@ -18,6 +18,10 @@ PathKind = Literal[
 ]  # fmt: skip
 
 
+_AMBIENT = frozenset({"scoped session", "context variable"})
+"""The last one is flask.g, where it is not the kind of the path."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReferencePath:
     """The chain of references from a root to one held connection."""
@@ -39,12 +43,25 @@ class ReferencePath:
     direct: bool
     """The first variable is the session or connection itself."""
     near: bool
-    """The path is so short that the connection belongs to the root. Over a longer path
-    the root can merely reach the connection somewhere in the application."""
+    """The path is so short that the connection belongs to the root, or the root's code
+    names each step. Else the root can merely reach the connection somewhere in the
+    application."""
+    by_attributes: bool = False
+    """Attributes alone lead to it, from a function of the application."""
     circumstances: tuple[Circumstance, ...] = ()
     """The circumstances of the hold that the references show."""
     user: RootOwner | None = None
     """The thread or task that is the root; None for a module or the like."""
+
+    @property
+    def ambient(self) -> bool:
+        """Whether it shows only that a thread, a task or a request has the connection
+        at hand: its code gets it without a variable, from a scoped session, say.
+        """
+        if self.kind in ("thread-local", "context variable"):
+            return True
+        seen = {each.kind for each in self.circumstances}
+        return self.kind != "exception" and not seen.isdisjoint(_AMBIENT)
 
     @property
     def in_use(self) -> bool:

@@ -56,6 +56,7 @@ class Place:
         "code",
         "far",
         "first_words",
+        "globals",
         "is_user",
         "kind",
         "lasti",
@@ -101,6 +102,7 @@ class Place:
         """The first step of described chains, by the id of their first object."""
         self.code: CodeType | None = frame.f_code if frame is not None else None
         self.lasti = frame.f_lasti if frame is not None else 0
+        self.globals: dict[str, Any] = frame.f_globals if frame is not None else {}
 
     def far_copy(self, *, via_suspended: bool, via_server: bool) -> Place:
         """The same place for objects that are far from the root."""

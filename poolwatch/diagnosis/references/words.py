@@ -135,11 +135,16 @@ def _name_of(pairs: Iterable[tuple[Any, Any]], wanted: Any) -> str | None:
     return None
 
 
-def _attribute_name(node: Any, value: Any) -> str | None:
+def attribute_name(node: Any, value: Any) -> str | None:
     """The name of the attribute; None if code cannot have written it so."""
-    name = _name_of((attributes_of(node) or {}).items(), value)
+    name = entry_name(attributes_of(node) or {}, value)
     name = name or _name_of(_slots(node), value)
     return name if name and name.isidentifier() else None
+
+
+def entry_name(entries: dict[Any, Any], value: Any) -> str | None:
+    """The key of a value, if it is a string. For code only: a key may be data."""
+    return _name_of(dict.items(entries), value)
 
 
 def _step(previous: Any, node: Any, following: Any) -> str | None:
@@ -147,7 +152,7 @@ def _step(previous: Any, node: Any, following: Any) -> str | None:
     if _is_queue(type(node)) or _is_queue(type(previous)):
         return None
     if node is attributes_of(previous):
-        name = _attribute_name(previous, following)
+        name = attribute_name(previous, following)
         return f"attribute '{name}'" if name else "an attribute"
     for kinds, describe_step in _DESCRIBERS:
         if isinstance_of(node, kinds):
@@ -235,7 +240,7 @@ def _instance_step(node: Any, following: Any) -> str | None:
     kind = type(node)
     if attributes_of(node) is following:
         return None
-    name = _attribute_name(node, following)
+    name = attribute_name(node, following)
     if name:
         return f"attribute '{name}'"
     if is_future(kind):

@@ -35,6 +35,45 @@ def rows():
 
 def helper():
     connect()
+
+def closing():
+    helper()
+    try:
+        helper()
+        work()
+    finally:
+        session.remove()
+    after()
+
+def counting():
+    try:
+        helper()
+        work()
+    finally:
+        count()
+
+def cleaning():
+    try:
+        helper()
+        work()
+    except Exception:
+        pass
+    finally:
+        if session:
+            teardown_session()
+
+def working():
+    try:
+        helper()
+        while True:
+            helper()
+    finally:
+        session.remove()
+
+def labelled():
+    with poolwatch.label(job="nightly"):
+        helper()
+        work()
 """
 
 
@@ -59,6 +98,15 @@ def file(tmp_path: Path) -> str:
         ("named", 14, "helper", 15, False),  # its variable would have shown it
         ("expression", 18, "rows", 18, True),
         ("expression", 18, "helper", 18, False),  # no generator: nothing is suspended
+        ("closing", 30, "helper", 31, True),
+        ("closing", 28, "helper", 31, True),  # opened in the statement before
+        ("closing", 30, "helper", 34, False),
+        ("counting", 38, "helper", 39, False),  # closes nothing
+        ("cleaning", 45, "helper", 46, True),
+        ("cleaning", 45, "helper", 48, True),
+        ("labelled", 63, "helper", 64, False),  # a label returns nothing
+        ("working", 55, "helper", 57, True),
+        ("working", 57, "helper", 57, False),  # of a round: no end of it closes it
     ],
 )
 def test_what_a_statement_hides(
@@ -73,4 +121,4 @@ def test_what_a_statement_hides(
 def test_without_a_source_nothing_is_known() -> None:
     taken = (Frame("/gone.py", 9, "rows"), Frame("/gone.py", 2, "loop"))
     now = (Frame("/gone.py", 3, "loop"),)
-    assert may_hide(taken, now) is False
+    assert may_hide(taken, now)
