@@ -10,7 +10,7 @@ from contextlib import suppress
 from sys import _getframe as frame_at
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet
 
 from poolwatch.adapters.adoption import adopt
 from poolwatch.adapters.patching import Patches, with_parameters_of
@@ -18,6 +18,7 @@ from poolwatch.ledger.checkout import Gauges
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import Settings
 from poolwatch.runtime.guard import Guard, log
+from poolwatch.runtime.weak_values import WeakValues
 from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class LibraryPools(ABC):
         self._context = context
         self._explicit: set[str] = set()
         """Ids of the pools that were passed to ``instrument()`` themselves."""
-        self._hooks: WeakValueDictionary[str, Hooks] = WeakValueDictionary()
+        self._hooks: WeakValues[str, Hooks] = WeakValues()
         """By the id of the pool. Weak references: if this dict kept the hooks alive
         when their pool is collected, they would survive until a full collection.
         """

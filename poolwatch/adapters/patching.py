@@ -35,6 +35,8 @@ class Patches:
 
     def __init__(self) -> None:
         self._patches: dict[tuple[type, str], _Patch] = {}
+        self._covered: list[_Patch] = []
+        """Those that another tool has replaced without keeping what was below."""
 
     def replace(self, cls: type, name: str, make: Callable[[Method], Method]) -> None:
         """Replace a method that ``cls`` itself defines by ``make(method)``.
@@ -62,6 +64,8 @@ class Patches:
                 continue
             patch = self._patches.get((cls, name))
             if patch is None or not patch.is_active():
+                if patch is not None:
+                    self._covered.append(patch)
                 original, hooked = cls.__dict__[name], dict[int, Any]()
                 wrapper = wraps(original)(make(original, hooked.get))
                 patch = self._patches[cls, name] = _Patch(cls, name, original, wrapper)
@@ -70,7 +74,7 @@ class Patches:
 
     def unhook(self, object_id: int) -> None:
         """Drop the hooks of an object by its ``id()``. No lock: may be a finalizer."""
-        for patch in list(self._patches.values()):
+        for patch in [*self._patches.values(), *self._covered]:
             patch.hooked.pop(object_id, None)
 
     def restore_unused(self) -> None:

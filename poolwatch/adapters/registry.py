@@ -152,7 +152,7 @@ class InstrumentedPools:
     def _adapter(self, name: str) -> LibraryPools | None:
         """The adapter of a loaded library."""
         if name not in self._adapters:
-            self._adapters[name] = self._load_adapter(name)
+            self._adapters.setdefault(name, self._load_adapter(name))
         return self._adapters[name]
 
     def _load_adapter(self, name: str) -> LibraryPools | None:

@@ -19,6 +19,15 @@ def hidden(key: str, value: object) -> bool:
     return bool(_SECRET.search(key) or _SECRET.search(str(value)))
 
 
+def uncut(name: str) -> str:
+    """The name of a host or database, without the part of a password that it may have.
+
+    A password with an ``@`` or ``/`` that is not escaped is cut there, and what follows
+    is taken for the host or the database.
+    """
+    return name.rpartition("@")[2]
+
+
 def masked_url(parameters: Mapping[str, Any], scheme: str = "postgresql") -> str:
     """Build a URL from libpq parameters; passwords and likely secrets are masked.
 
@@ -26,8 +35,13 @@ def masked_url(parameters: Mapping[str, Any], scheme: str = "postgresql") -> str
     """
     rest = {key: str(value) for key, value in parameters.items() if value is not None}
     user, password = rest.pop("user", ""), rest.pop("password", None)
-    database = rest.pop("dbname", rest.pop("database", ""))
-    host = rest.get("host", "")
+    given = rest.pop("dbname", rest.pop("database", ""))
+    database = uncut(given)
+    if database != given:  # then the user has the beginning of the password
+        user = user.partition(":")[0]
+    host = rest["host"] = uncut(rest.get("host", ""))
+    if not host:
+        del rest["host"]
     authority = ""
     if host and not host.startswith("/") and "," not in host:
         port = rest.pop("port", "")

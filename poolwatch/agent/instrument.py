@@ -114,6 +114,12 @@ class Agent:
 
         return LedgerSource(self.ledger)
 
+    def begin(self, pools: InstrumentedPools) -> InstrumentedPools:
+        """Set the instrumented pools, unless another thread was faster; return them."""
+        with self._starting:
+            self.pools = self.pools or pools
+            return self.pools
+
     # -- called during a checkout ----------------------------------------------------
 
     def register_thread(self) -> Holder:
@@ -436,7 +442,7 @@ def _pools() -> InstrumentedPools:
         from poolwatch.adapters.base import AdapterContext
         from poolwatch.adapters.registry import InstrumentedPools
 
-        pools = agent.pools = InstrumentedPools(
+        made = InstrumentedPools(
             AdapterContext(
                 ledger=agent.ledger,
                 sites=lambda: agent.sites,
@@ -447,4 +453,5 @@ def _pools() -> InstrumentedPools:
                 report_failure=lambda *failure: agent.outages.refused(*failure),  # noqa: PLW0108 - reset() makes another
             )
         )
+        pools = agent.begin(made)
     return pools

@@ -10,10 +10,10 @@ import itertools
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakValueDictionary
 
 from poolwatch.ledger.observers import Observers
 from poolwatch.runtime.made_once import made_once
+from poolwatch.runtime.weak_values import WeakValues
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
@@ -40,7 +40,7 @@ class Ledger:
 
     def __init__(self, in_use: InUse) -> None:
         self._in_use = in_use
-        self.pools: WeakValueDictionary[str, PoolLedger] = WeakValueDictionary()
+        self.pools: WeakValues[str, PoolLedger] = WeakValues()
         """The ledger of each pool, by pool id; the hooks of the pool keep it alive."""
         self._pool_numbers = itertools.count(1)
         self.changes = 0

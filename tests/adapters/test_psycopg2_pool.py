@@ -554,3 +554,11 @@ assert not [f for f in sys.meta_path if type(f).__module__.startswith("poolwatch
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("password", ["a@s3cret", "a/s3cret"])
+def test_a_password_that_is_not_escaped(instrument, password):
+    pool = ThreadedConnectionPool(0, 1, f"postgresql://bob:{password}@127.0.0.1:1/shop")
+    instrument(pool)
+    (seen,) = poolwatch.snapshot().processes[0].pools
+    assert "s3cret" not in f"{seen.name} {seen.url}"

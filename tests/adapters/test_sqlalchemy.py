@@ -15,7 +15,7 @@ import sqlalchemy
 from fix_core import Look, book_of, null_pool_of
 from helpers import LONG_S, until
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import (
@@ -28,6 +28,7 @@ from sqlalchemy.pool import (
     StaticPool,
 )
 
+import poolwatch
 from poolwatch import uninstrument
 from poolwatch.adapters.sqlalchemy.facts import Connections
 from poolwatch.agent.instrument import agent
@@ -951,3 +952,47 @@ def test_in_a_forked_child(instrument, sqlite):
         os.close(reader)
         os.close(writer)
         assert len(book_of(engine).open_holds()) == 1
+
+
+def test_a_pool_that_waits_for_ever(instrument):
+    engine = create_engine("sqlite://", poolclass=QueuePool, pool_timeout=None)
+    instrument(engine)
+    with engine.connect():
+        (process,) = poolwatch.snapshot().processes
+    assert process.pools[0].timeout_s is None
+    assert len(process.holds) == 1
+
+
+@pytest.mark.parametrize("password", ["a@s3cret", "a/s3cret", "s3cret@b@c"])
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_password_that_is_not_escaped(instrument, password, driver):
+    """It is cut into a host or a database, which would be shown."""
+    url = f"postgresql+{driver}://bob:{password}@127.0.0.1:1/shop"
+    try:
+        engine = create_engine(url)
+    except (ArgumentError, ValueError):
+        return  # SQLAlchemy takes none of it for a port
+    instrument(engine)
+    (pool,) = poolwatch.snapshot().processes[0].pools
+    assert "s3cret" not in f"{pool.name} {pool.url}"
+
+
+def test_the_drivers_connection_of_a_detached_one_is_used(instrument, postgres):
+    """The application goes on with it alone, to LISTEN for example."""
+    engine = create_engine(postgres.url())
+    instrument(engine)
+
+    def listener():
+        proxy = engine.raw_connection()
+        proxy.detach()
+        return proxy.dbapi_connection
+
+    connection = listener()
+    gc.collect()
+    (process,) = poolwatch.snapshot().processes
+    assert process.pools[0].counters.collected == 0
+    connection.close()
+    engine.raw_connection().detach()  # nobody has this one
+    gc.collect()
+    (process,) = poolwatch.snapshot().processes
+    assert process.pools[0].counters.collected == 1

@@ -15,6 +15,7 @@ from poolwatch.adapters.asyncpg_pool.connect import (
 )
 from poolwatch.adapters.asyncpg_pool.hooks import AsyncpgHooks
 from poolwatch.adapters.base import LibraryPools
+from poolwatch.adapters.urls import uncut
 from poolwatch.ledger.pool import PoolLedger
 
 
@@ -52,7 +53,7 @@ class AsyncpgPools(LibraryPools):
 
     def name_of(self, target: Any) -> str:
         """The database."""
-        return database_of(target) or "asyncpg"
+        return uncut(database_of(target) or "asyncpg")
 
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
         """None: make_hooks() sets it, with hooks that do not keep the pool alive."""

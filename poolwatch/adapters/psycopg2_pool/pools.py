@@ -10,7 +10,7 @@ from psycopg2.pool import AbstractConnectionPool
 from poolwatch.adapters.base import LibraryPools
 from poolwatch.adapters.psycopg2_pool.connect import parameters_of, server_connect
 from poolwatch.adapters.psycopg2_pool.hooks import Psycopg2Hooks, connect
-from poolwatch.adapters.urls import masked_url
+from poolwatch.adapters.urls import masked_url, uncut
 from poolwatch.ledger.pool import PoolLedger
 
 
@@ -30,7 +30,7 @@ class Psycopg2Pools(LibraryPools):
         """The database, libpq's default for it, or the class."""
         parameters = parameters_of(target)
         database = parameters.get("dbname") or os.environ.get("PGDATABASE")
-        return str(database or parameters.get("user") or type(target).__name__)
+        return uncut(str(database or parameters.get("user") or type(target).__name__))
 
     def url_of(self, target: Any) -> str | None:
         """The URL of the database."""

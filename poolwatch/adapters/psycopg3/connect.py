@@ -20,7 +20,7 @@ from psycopg_pool import ConnectionPool
 
 from poolwatch.adapters.psycopg3 import libpq_parameters
 from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
-from poolwatch.adapters.urls import masked_url
+from poolwatch.adapters.urls import masked_url, uncut
 from poolwatch.errors import ServerViewError
 
 _BY_NUMBER = re.compile(r"pool-\d+")
@@ -31,7 +31,7 @@ def pool_name(target: Any) -> str:
     """The name given by the user, the database, or the pool's default name."""
     if not _BY_NUMBER.fullmatch(target.name):
         return str(target.name)
-    return str(_known_parameters(target).get("dbname") or target.name)
+    return uncut(str(_known_parameters(target).get("dbname") or target.name))
 
 
 def pool_url(target: Any) -> str | None:

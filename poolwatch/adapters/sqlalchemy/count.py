@@ -41,10 +41,11 @@ def gauges_of(
         on_their_way = max(0, len(waits) - _waiting_in_queue(pool)) + len(returning)
         unseen = _unseen(holds, records)
         unheld = (most - on_their_way - unseen, most)
+    timeout = pool.timeout()
     return Gauges(
         size=pool.size(),
         max_overflow=pool._max_overflow,
-        timeout_s=float(pool.timeout()),
+        timeout_s=None if timeout is None else float(timeout),  # it may wait for ever
         idle=idle,
         overflow=max(0, pool.overflow()),
         unheld=unheld,

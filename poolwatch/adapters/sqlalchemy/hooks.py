@@ -24,6 +24,7 @@ from poolwatch.adapters.adoption import Unheld
 from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.patching import Wrapped, unbound
 from poolwatch.adapters.recovery import Hooks, guarded, raised_by
+from poolwatch.adapters.refcounts import is_unused
 from poolwatch.adapters.sqlalchemy.count import FailedReturns, capacity_of, gauges_of
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
@@ -386,8 +387,19 @@ class PoolHooks(Hooks):
             return
         # No later event fires if the connection is dropped, or closed by the driver's
         # own close().
-        key = id(proxy.dbapi_connection)
-        hold.proxy = ref(proxy, lambda _: self._dropped(key, hold))
+        key, dialect = id(proxy.dbapi_connection), proxy._pool._dialect
+        # such a dialect tells of no close
+        untold = dialect.is_async and not dialect.has_terminate
+        driver = None
+        with suppress(TypeError):  # the driver's connection has no weak references
+            driver = ref(proxy.dbapi_connection)
+
+        def on_end(_: Any) -> None:
+            # the application may go on with the driver's connection alone
+            unused = driver is None or is_unused(driver, 1, 1)
+            self._dropped(key, hold, unused and not untold)
+
+        hold.proxy = ref(proxy, on_end)
         self.ledger.detached[key] = hold
 
     def _pop_detached_hold(self, record: Any) -> Checkout | None:
@@ -409,10 +421,10 @@ class PoolHooks(Hooks):
         return None
 
     @guarded
-    def _dropped(self, key: int, hold: Checkout) -> None:
+    def _dropped(self, key: int, hold: Checkout, collected: bool) -> None:
         if self.ledger.detached.get(key) is hold:
             del self.ledger.detached[key]
-            self.ledger.end(hold, monotonic(), True)
+            self.ledger.end(hold, monotonic(), collected)
 
     @guarded
     def _on_close_detached(self, dbapi_connection: Any) -> None:

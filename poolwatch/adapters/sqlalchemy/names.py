@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import Pool
 
-from poolwatch.adapters.urls import hidden
+from poolwatch.adapters.urls import hidden, uncut
 
 
 def pool_url(target: Engine | Pool) -> str | None:
@@ -16,6 +16,8 @@ def pool_url(target: Engine | Pool) -> str | None:
     if url.query:
         secrets = {k: "***" for k, value in url.query.items() if hidden(k, value)}
         url = url.update_query_dict(secrets)
+    if url.host:
+        url = url.set(host=uncut(url.host), database=uncut(url.database or ""))
     return url.render_as_string(hide_password=True)
 
 
@@ -26,5 +28,6 @@ def pool_name(target: Engine | Pool) -> str:
         return pool._orig_logging_name
     url = getattr(target, "url", None)
     if isinstance(url, URL):
-        return url.database or url.get_backend_name()
+        name = url.database or url.get_backend_name()
+        return uncut(name) if url.host else name
     return type(pool).__name__
