@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from poolwatch.errors import ForbiddenError, MissingExtraError, UsageError
 from poolwatch.text import times
+from poolwatch.text.format import one_line
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
@@ -271,13 +272,19 @@ def joined_times(given: Sequence[str]) -> list[str]:
 
 def check_writable(output: Path) -> None:
     """Say before the long work that its outcome could not be written."""
-    folder = output.parent
-    if output.is_dir():
-        raise UsageError(f"cannot write {output}: it is a directory")
-    if not folder.is_dir():
-        raise UsageError(f"cannot write {output}: there is no directory {folder}")
-    if not os.access(output if output.exists() else folder, os.W_OK):
-        raise ForbiddenError(f"cannot write {output}: permission denied")
+    folder, name = output.parent, one_line(str(output))
+    try:
+        is_directory, exists = output.is_dir(), output.exists()
+        has_folder = folder.is_dir()
+    except OSError as error:  # its name is too long, or the way to it is closed
+        kind = ForbiddenError if isinstance(error, PermissionError) else UsageError
+        raise kind(f"cannot write {name}: {error.strerror}") from None
+    if is_directory:
+        raise UsageError(f"cannot write {name}: it is a directory")
+    if not has_folder:
+        raise UsageError(f"cannot write {name}: there is no such directory")
+    if not os.access(output if exists else folder, os.W_OK):
+        raise ForbiddenError(f"cannot write {name}: permission denied")
 
 
 def write(output: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -56,7 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may be limited to ASCII
             stream.reconfigure(errors="replace")
-    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return int(_flushed(_run(sys.argv[1:] if arguments is None else arguments)))
+    except SystemExit as end:  # of --help, --version, and a wrong option
+        raise SystemExit(_flushed(end.code)) from None
+
+
+def _run(given: Sequence[str]) -> int:
     try:
         parser = _parser()
         if not given:
@@ -70,8 +77,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of the output has ended, as with head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _not_written(error)
+
+
+def _flushed(code: Any) -> Any:
+    """The exit code once all output is written: Python's own end would say nothing."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    except OSError as error:
+        return _not_written(error)
+    return code
+
+
+def _not_written(error: OSError) -> int:
+    _discard_output()
+    print(f"poolwatch: cannot write the output: {error.strerror}", file=sys.stderr)
+    return UsageError.exit_code
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

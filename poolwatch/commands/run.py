@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     program = options.program
     if program[:1] == ["--"]:
         program = program[1:]
-    if not program:
+    if not program or not program[0]:
         raise UsageError(
             "no program given, for example: poolwatch run -- gunicorn shop:app"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
+from poolwatch.commands.signals import ended_by_signals
 from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Show the dashboard until the user quits."""
+    with ended_by_signals():  # the terminal must be as it was
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     from poolwatch import tui
 
     if options.file is not None:
@@ -151,7 +157,10 @@ def _log_in_a_file() -> None:
     from poolwatch.runtime.installation import state_directory
     from poolwatch.text.format import one_line
 
-    path = state_directory() / "actions.log"
+    try:
+        path = state_directory() / "actions.log"
+    except RuntimeError as error:
+        raise UsageError(f"{error}: set XDG_STATE_HOME") from None
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW

@@ -20,11 +20,17 @@ def python_path() -> str:
 
 
 def state_directory() -> Path:
-    """The user's own directory for what is kept: ``$XDG_STATE_HOME/poolwatch``."""
+    """The user's own directory for what is kept: ``$XDG_STATE_HOME/poolwatch``.
+
+    Raises RuntimeError if the user has no home, as an unknown uid in a container.
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
-    if not Path(state).is_absolute():  # the standard says to ignore such a value
-        state = str(Path.home() / ".local" / "state")
-    return Path(state) / "poolwatch"
+    if Path(state).is_absolute():  # the standard says to ignore any other value
+        return Path(state) / "poolwatch"
+    home = Path.home()
+    if home == Path("/") or not home.is_absolute():
+        raise RuntimeError("this user has no home directory")
+    return home / ".local" / "state" / "poolwatch"
 
 
 @lru_cache(maxsize=1024)

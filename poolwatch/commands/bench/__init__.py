@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 from poolwatch.commands.arguments import Parsers, add_json, milliseconds
+from poolwatch.commands.signals import ended_by_signals
 
 _DESCRIPTION = """\
 Compare ways to get a connection for many small operations: a new connection each time,
@@ -67,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
     server.require("the benchmark", "rich", embedded=options.dsn is None)
     from poolwatch.commands.bench.benchmark import run_bench
 
-    print(run_bench(options.dsn, options.operations, options.latency, options.json))
+    with ended_by_signals():
+        print(run_bench(options.dsn, options.operations, options.latency, options.json))
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +15,7 @@ from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.commands.demo import children, report, server
 from poolwatch.commands.demo.faults import APP, planted
+from poolwatch.commands.signals import ended_by_signals, handled
 from poolwatch.errors import UsageError
 from poolwatch.model import Snapshot, Source
 from poolwatch.protocol import document, sockets
@@ -47,7 +48,7 @@ def run_demo(options: argparse.Namespace) -> None:
     progress = _Progress(sys.stderr)
     try:
         with (
-            _ended_by_signals(),
+            ended_by_signals(),
             _started(options.dsn, options.dir, progress) as (app, source),
         ):
             if headless:
@@ -89,7 +90,7 @@ def _started(
             progress.show("stopping")
             # another Ctrl-C must not interrupt the cleanup
             ignored = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-            outermost.enter_context(_handled(signal.SIG_IGN, *ignored))
+            outermost.enter_context(handled(signal.SIG_IGN, *ignored))
 
 
 def _print(snapshot: Snapshot, as_json: bool) -> None:
@@ -97,40 +98,6 @@ def _print(snapshot: Snapshot, as_json: bool) -> None:
         print(document.to_json(snapshot), flush=True)
     else:
         print(report.table(report.sightings(snapshot, planted())), flush=True)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does.
-
-    Ignored signals remain ignored, such as SIGHUP under nohup. SIGINT may be ignored
-    too: in the background jobs of a shell script.
-    """
-
-    def interrupt(_signum: int, _frame: object) -> None:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGINT)  # the dashboard's event loop handles it
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    not_ignored = [
-        each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN
-    ]
-    with _handled(interrupt, *not_ignored):
-        yield
-
-
-@contextmanager
-def _handled(
-    handler: Callable[[int, object], None] | signal.Handlers, *numbers: signal.Signals
-) -> Iterator[None]:
-    """Handle these signals with ``handler`` inside the block."""
-    before = {each: signal.signal(each, handler) for each in numbers}
-    try:
-        yield
-    finally:
-        for each, previous in before.items():
-            signal.signal(each, previous)
 
 
 class _Progress:

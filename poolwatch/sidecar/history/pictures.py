@@ -53,7 +53,7 @@ def unpack(document: bytes) -> Process:
     unpacking = zlib.decompressobj()
     try:
         text = unpacking.decompress(document, _MAX_BYTES)
-    except zlib.error as error:
+    except (zlib.error, TypeError) as error:
         raise UnreachableError(f"its snapshot is damaged: {error}") from None
     if not unpacking.eof:
         raise UnreachableError("its snapshot is damaged: cut short, or too long")

@@ -80,7 +80,9 @@ def _base(connection: Connection, row: Row[Any]) -> Process | None:
         .order_by(snapshots.c.at.desc())
         .limit(1)
     ).first()
-    if newest is None or abs(newest.at - row.last_seen_at) > _SAME_S:
+    if newest is None or not isinstance(newest.at, int | float):
+        return None
+    if abs(newest.at - row.last_seen_at) > _SAME_S:
         return None
     try:
         return unpack(newest.document)

@@ -126,7 +126,13 @@ def failure(error: BaseException) -> PoolwatchError:
 
 def _target(url: str | None) -> URL:
     if url is None:
-        return URL.create("sqlite", database=str(state_directory() / "history.db"))
+        try:
+            file = state_directory() / "history.db"
+        except RuntimeError:
+            raise UsageError(
+                "this user has no home directory: set XDG_STATE_HOME, or give --history"
+            ) from None
+        return URL.create("sqlite", database=str(file))
     try:
         target = make_url(url)
     except (SQLAlchemyError, ValueError):
@@ -313,7 +319,7 @@ def _is_wrong(column: ColumnElement[Any]) -> ColumnElement[bool]:
 
 def _check_version(connection: Connection, name: str) -> None:
     row = connection.execute(select(store.c.version, store.c.made_by)).first()
-    if row is None or row.version < 1:
+    if row is None or row.version is None or row.version < 1:
         raise UsageError(f"{name} is the database of another program")
     if row.version > VERSION:
         raise UsageError(
