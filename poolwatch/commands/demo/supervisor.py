@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import sys
@@ -22,6 +23,7 @@ DSN = "POOLWATCH_DEMO_DSN"
 """Environment variable: the user's own database; empty for the embedded one."""
 BASE = "POOLWATCH_DEMO_BASE"
 """Environment variable: the temporary directory, removed at the end."""
+_LOOK_S = 1.0
 
 
 def main() -> None:
@@ -31,7 +33,7 @@ def main() -> None:
     try:
         with _database(base) as url:
             _report(url=url)
-            sys.stdin.buffer.read()
+            _wait_for_end()
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except PoolwatchError as error:
         _report(error=str(error))
@@ -46,6 +48,16 @@ def _database(base: Path) -> AbstractContextManager[str]:
     from poolwatch.commands.demo import lease
 
     return lease.leased(dsn)
+
+
+def _wait_for_end() -> None:
+    """Wait until standard input ends.
+
+    A signal that comes just before a read begins would not be seen until its end.
+    """
+    descriptor = sys.stdin.fileno()
+    while not select.select([descriptor], [], [], _LOOK_S)[0] or os.read(descriptor, 1):
+        pass
 
 
 def _report(**message: str) -> None:
