@@ -262,12 +262,6 @@ class PoolLedger:
         """Count an open hold as leaked, once."""
         self._leaked(hold, self._stats_of(hold.stack))
 
-    def _gauges(self) -> Gauges:
-        try:
-            return self.gauges()
-        except Exception:  # noqa: BLE001 - a pool of the application's own class
-            return Gauges()
-
     def _leaked(self, hold: Checkout, stats: StackStats) -> None:
         if not hold.leaked:
             hold.leaked = True
@@ -394,7 +388,7 @@ class PoolLedger:
             served_s.add([each.checked_out_at - each.requested_at for each in out])
             ended = self._sites.count()
             self._note_use(ended, now)
-            gauges = self._gauges()
+            gauges = self.gauges()
             if not self.switched_off():  # holds are not recorded any more
                 self.slots.compare(now, gauges)
             return PoolStats(
