@@ -282,7 +282,9 @@ def check_writable(output: Path) -> None:
     if is_directory:
         raise UsageError(f"cannot write {name}: it is a directory")
     if not has_folder:
-        raise UsageError(f"cannot write {name}: there is no such directory")
+        raise UsageError(
+            f"cannot write {name}: there is no directory {one_line(str(folder))}"
+        )
     if not os.access(output if exists else folder, os.W_OK):
         raise ForbiddenError(f"cannot write {name}: permission denied")
 
