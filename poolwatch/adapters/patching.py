@@ -36,7 +36,7 @@ class Patches:
     def __init__(self) -> None:
         self._patches: dict[tuple[type, str], _Patch] = {}
         self._covered: list[_Patch] = []
-        """Those that another tool has replaced without keeping what was below."""
+        """Patches that another tool has replaced without calling what was below."""
 
     def replace(self, cls: type, name: str, make: Callable[[Method], Method]) -> None:
         """Replace a method that ``cls`` itself defines by ``make(method)``.

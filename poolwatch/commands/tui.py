@@ -159,8 +159,10 @@ def _log_in_a_file() -> None:
 
     try:
         path = state_directory() / "actions.log"
-    except RuntimeError as error:
-        raise UsageError(f"{error}: set XDG_STATE_HOME") from None
+    except RuntimeError:
+        raise UsageError(
+            "this user has no home directory: set XDG_STATE_HOME"
+        ) from None
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW

@@ -217,10 +217,10 @@ class Target:
         return (int(match[1]), int(match[2])) if match else None
 
     def interpreter(self) -> tuple[str, bool]:
-        """A program that runs the same Python, inside the root of the process.
+        """Return a program that runs the same Python, inside the root of the process,
+        and whether it may run as this user.
 
-        And whether nobody but this user, root and the owner of the process can have
-        made it what it is: another user's program must not run as root.
+        As root it may only if no other user can have changed it.
         """
         wanted = self.python_name
         own = self._own_interpreter() if self.is_interpreter else None

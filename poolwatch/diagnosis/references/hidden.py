@@ -8,7 +8,7 @@ was checked out and that is still on the stack, at another line.
 
 A leak can be hidden in the same way while that statement runs. So a hidden reference is
 assumed only where the search has found no reference path, or one that shows only what
-a thread or request has at hand. Where a source is missing, nobody can tell.
+a thread or request has at hand. Without the source it cannot be ruled out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STATEMENTS = (ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return)
 _CLOSING = ("close", "remove", "release", "putconn", "clean", "teardown")
 """Parts of the names of functions that return a connection."""
 _OURS = frozenset({"", "label", "long_hold"})
-"""Blocks of poolwatch, which return nothing, and those that call nothing."""
+"""Calls of a with statement that return no connection: poolwatch's own, and none."""
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 Lines = tuple[int, int]
