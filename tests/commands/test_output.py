@@ -83,4 +83,6 @@ def test_a_benchmark_that_is_told_to_end(number, tmp_path):
     until(lambda: list(tmp_path.glob("poolwatch-*")))
     process.send_signal(number)
     process.communicate(timeout=LONG_S)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("poolwatch-*")) == []
+    ps = subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, check=True)
+    assert str(tmp_path).encode() not in ps.stdout
