@@ -6,7 +6,6 @@ import gc
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from sys import _getframe as frame_at
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -332,8 +331,7 @@ class LibraryPools(ABC):
         hooks = self.make_hooks(target, ledger)
         self._hooks[ledger.id] = hooks
         self.apply(hooks, settings)
-        with suppress(Exception):  # a pool class of the application
-            ledger.slots.compare(monotonic(), ledger.gauges())
+        ledger.slots.compare(monotonic(), ledger.gauges())
         self.track_collection(hooks)
         return hooks
 

@@ -17,7 +17,7 @@ import inspect
 import keyword
 from collections.abc import Callable
 from functools import wraps
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 from weakref import ref
 
@@ -205,13 +205,38 @@ class Wrapped:
                 setattr(pool, name, previous)
 
 
+def below(pool: Any, name: str) -> Any:
+    """Where a wrapper of the method ``name`` finds what it calls, as a function of the
+    pool: the pool's class or, if another tool has wrapped the method on the instance, a
+    namespace.
+    """
+    existing: Any = pool.__dict__.get(name)
+    if existing is None:
+        return type(pool)
+    method = lambda _, *args, **kwargs: existing(*args, **kwargs)  # noqa: E731 - one line
+    return SimpleNamespace(**{name: method})
+
+
 def unbound(pool: Any, name: str) -> Callable[..., Any]:
     """The method as a function of the pool, so that no wrapper refers to its pool."""
-    existing: Any = pool.__dict__.get(name)
-    if existing is not None:  # another tool has wrapped it before
-        return lambda _, *args, **kwargs: existing(*args, **kwargs)
-    method: Callable[..., Any] = getattr(type(pool), name)
+    method: Callable[..., Any] = getattr(below(pool, name), name)
     return method
+
+
+def function_of_pool(method: Any) -> Callable[[Any], Any]:
+    """A method found on a class as a function of the pool. A Mock is no descriptor: it
+    is called without the pool.
+    """
+    return method if hasattr(type(method), "__get__") else lambda _: method()
+
+
+def takes_arguments(method: Any) -> bool:
+    """Whether a method written in Python has parameters beyond ``self``."""
+    code = getattr(method, "__code__", None)
+    if code is None:
+        return False
+    variadic = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    return bool(variadic or code.co_argcount + code.co_kwonlyargcount > 1)
 
 
 # -- the signature of a method ---------------------------------------------------------

@@ -11,7 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
@@ -76,9 +77,11 @@ class Agent:
         self._server: Server | None = None
         self._listening_pid: int | None = None
         self._pid = os.getpid()
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()  # a finalizer may run while it is held
         self._closes = 0
-        """Number of close() calls; listen() gives up if it changes meanwhile."""
+        """How often it stopped to listen; listen() gives up if it changes meanwhile."""
+        self._instrumenting = 0
+        """How many threads are in instrument()."""
         self._unreachable = ""
         """Why no viewer could connect, as it was logged last."""
         self._stop = threading.Event()
@@ -119,6 +122,17 @@ class Agent:
         with self._starting:
             self.pools = self.pools or pools
             return self.pools
+
+    @contextmanager
+    def instrumenting(self) -> Iterator[None]:
+        """Keep other threads from resetting the agent meanwhile."""
+        with self._starting:
+            self._instrumenting += 1
+        try:
+            yield
+        finally:
+            with self._starting:
+                self._instrumenting -= 1
 
     # -- called during a checkout ----------------------------------------------------
 
@@ -266,7 +280,8 @@ class Agent:
         """Reset the agent: the open holds belong to the parent."""
         server, self._server = self._server, None
         self._pid = os.getpid()
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
+        self._instrumenting = 0
         if self.pools is None:  # nothing is instrumented, or not any more
             return
         self.per_thread.__dict__.clear()
@@ -297,9 +312,16 @@ class Agent:
     def close(self) -> None:
         """Stop listening until another thread checks out for the first time."""
         with self._starting:
-            server, self._server = self._server, None
-            self._listening_pid = None
-            self._closes += 1
+            server = self._forget_server()
+        self._close_server(server)
+
+    def _forget_server(self) -> Server | None:
+        server, self._server = self._server, None
+        self._listening_pid = None
+        self._closes += 1
+        return server
+
+    def _close_server(self, server: Server | None) -> None:
         if server is not None and server.pid == os.getpid():
             server.close()
             self.servers.close()
@@ -310,18 +332,25 @@ class Agent:
         self._stop.set()
         self.close()
 
-    def reset(self) -> None:
+    def reset_if_unused(self) -> None:
         """Reset the agent after the last pool was uninstrumented."""
-        self.close()
-        self.ledger.observers.remove(self._wait_events)
-        self._wait_events = None
-        self.ledger.forget_origins()
-        if "source" in self.__dict__:
-            self.source.forget()
-        self.per_thread = PerThread()  # the next checkout of any thread listens again
-        per_greenlet.clear()
-        self.pools = self.directory = None
-        self.ledger.changes += 1
+        with self._starting:  # what instrument() in another thread makes is kept whole
+            pools = self.pools
+            if pools is None or pools.watches_all:
+                return
+            if self.ledger.pools or self._instrumenting > 0:
+                return
+            server = self._forget_server()
+            self.ledger.observers.remove(self._wait_events)
+            self._wait_events = None
+            self.ledger.forget_origins()
+            if "source" in self.__dict__:
+                self.source.forget()
+            self.per_thread = PerThread()  # the next checkout of any thread listens
+            per_greenlet.clear()
+            self.pools = self.directory = None
+            self.ledger.changes += 1
+        self._close_server(server)
 
 
 agent = Agent()
@@ -386,16 +415,17 @@ def instrument(
         comment=comment,
         trace_waits=trace_waits,
     )
-    pools = _pools()
-    if target is not None:
-        pools.check(target, settings)
-    if disabled():
-        return Watch(lambda: agent.source, None)
-    if trace_waits:
-        agent.trace_waits()
-    if target is None:
-        pools.watch_all(settings)
-    pool_id = None if target is None else pools.watch(target, settings)
+    with agent.instrumenting():
+        pools = _pools()
+        if target is not None:
+            pools.check(target, settings)
+        if disabled():
+            return Watch(lambda: agent.source, None)
+        if trace_waits:
+            agent.trace_waits()
+        if target is None:
+            pools.watch_all(settings)
+        pool_id = None if target is None else pools.watch(target, settings)
     if not agent.listens:
         agent.listens = True
         agent.listen()  # known threads do not trigger it
@@ -413,8 +443,7 @@ def uninstrument(target: Any = None) -> None:
         pools.unwatch_all()
     else:
         pools.unwatch(target)
-    if not agent.ledger.pools and not pools.watches_all:
-        agent.reset()
+    agent.reset_if_unused()
 
 
 def instrument_without_agent() -> None:
@@ -424,11 +453,12 @@ def instrument_without_agent() -> None:
     """
     if disabled():
         return
-    pools = _pools()
-    if not pools.watches_all:
-        if not agent.ledger.pools:
-            agent.listens = False
-        pools.watch_all(Settings())
+    with agent.instrumenting():
+        pools = _pools()
+        if not pools.watches_all:
+            if not agent.ledger.pools:
+                agent.listens = False
+            pools.watch_all(Settings())
 
 
 def snapshot() -> Snapshot:

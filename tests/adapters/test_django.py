@@ -25,6 +25,7 @@ from django.db import (
     transaction,
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.db.backends.utils import CursorWrapper
 from fix_core import Look
 from helpers import line_of, until
@@ -121,6 +122,20 @@ def lines(holds):
     return [hold.site.line for hold in holds]
 
 
+@pytest.fixture
+def on_connect():
+    """Connects a receiver of ``connection_created``."""
+    receivers = []
+
+    def connect(receiver):
+        receivers.append(receiver)
+        connection_created.connect(receiver)
+
+    yield connect
+    for each in receivers:
+        connection_created.disconnect(each)
+
+
 # -- holds -------------------------------------------------------------------------
 
 
@@ -138,6 +153,23 @@ def test_held_until_it_is_closed(alias, instrument):
     assert Look().holds(watch) == []
     assert (counters.checkouts, counters.checkins) == (1, 1)
     assert (counters.connects, counters.closes) == (1, 1)
+
+
+def test_a_receiver_that_uses_another_alias(database, instrument, on_connect):
+    """Both are held: neither gets its connection from the other."""
+    shop, audit = database(), database("postgres")
+    watches = [instrument(connections[each]) for each in (shop, audit)]
+
+    def receiver(connection, **_):
+        if connection.alias == shop:
+            query(audit)
+
+    on_connect(receiver)
+    query(shop)
+    assert [len(Look().holds(each)) for each in watches] == [1, 1]
+    connections[shop].close()
+    query(shop)
+    assert [len(Look().holds(each)) for each in watches] == [1, 1]
 
 
 def test_its_backend(database, instrument):

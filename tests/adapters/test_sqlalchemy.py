@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
+from unittest import mock
 
 import pytest
 import sqlalchemy
@@ -847,6 +849,55 @@ def test_a_class_that_another_tool_traces(instrument, monkeypatch, sqlite):
     assert vars(Pool)["connect"] is theirs
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_class_that_a_test_patches(instrument, sqlite, before):
+    """The patch reaches instrumented pools, and is gone with the test."""
+    engine = sqlite()
+    if before:
+        watch = instrument(engine)
+    refusal = PoolTimeoutError("down")
+    with mock.patch.object(Pool, "connect", side_effect=refusal) as patched:
+        if not before:
+            watch = instrument(engine)
+        with pytest.raises(PoolTimeoutError):
+            engine.connect()
+        patched.assert_called_once_with()
+    assert Look().counters(watch).timeouts == 1
+    with engine.connect():
+        assert len(figures(watch)[1]) == 1
+
+
+class Tagged(QueuePool):
+    """A pool of the application: connect() has parameters, its size is a secret."""
+
+    secret = True
+
+    def connect(self, *, tag=None):
+        self.tag = tag
+        return super().connect()
+
+    def size(self):
+        if self.secret:
+            raise RuntimeError("unknown")
+        return super().size()
+
+
+def test_a_pool_class_of_the_application(instrument, sqlite):
+    """It gets its arguments, its holds are recorded, and other pools are read."""
+    engine, other = sqlite(poolclass=Tagged), sqlite()
+    watch = instrument(engine)
+    instrument(other)
+    connection = engine.pool.connect(tag="nightly")
+    assert engine.pool.tag == "nightly"
+    (_, [hold]) = figures(watch)
+    assert hold.site.function == "test_a_pool_class_of_the_application"
+    connection.close()
+    engine.connect().close()
+    assert figures(watch) == ((2, 2, 0), [])
+    assert len(poolwatch.snapshot().processes[0].pools) == 2
+    engine.pool.secret = False
+
+
 class Odd(QueuePool):
     """A pool whose new one is made by that of its base, and may be none."""
 
@@ -904,6 +955,33 @@ def test_instrumented_again(instrument, sqlite):
             assert hold.holder.hold_count == 1
         assert hold.holder.hold_count == 0
         each.dispose()
+
+
+def test_pools_that_threads_instrument_and_dispose(instrument, sqlite):
+    """Nothing is left of it, in whatever order the threads come."""
+    engines = [sqlite() for _ in range(3)]
+    over = time.monotonic() + 1.5
+
+    def toggle(engine):
+        while time.monotonic() < over:
+            poolwatch.instrument(engine)
+            engine.connect().close()
+            uninstrument(engine)
+
+    def dispose():
+        while time.monotonic() < over:
+            engines[0].dispose()
+
+    threads = [threading.Thread(target=toggle, args=(each,)) for each in engines]
+    threads.append(threading.Thread(target=dispose))
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    uninstrument()
+    assert [vars(each.pool).get("connect") for each in engines] == [None] * 3
+    assert not agent.ledger.pools
+    assert agent.pools is None
 
 
 def test_an_engine_for_each_test(instrument):

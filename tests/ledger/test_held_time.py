@@ -106,6 +106,40 @@ def test_autocommit_is_never_in_a_transaction(engine):
         connection.connection.dbapi_connection.autocommit = False
 
 
+def test_a_switch_to_autocommit(engine):
+    """Between two transactions, and back."""
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        connection.commit()
+        before = only_hold().in_transaction_idle_s
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(text("SELECT 1"))
+        time.sleep(0.02)
+        assert only_hold().in_transaction_idle_s == before
+        connection.commit()
+        connection.execution_options(isolation_level="READ COMMITTED")
+        connection.execute(text("SELECT 1"))
+        time.sleep(0.02)
+        assert only_hold().in_transaction_idle_s > before
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_two_phases(postgres, instrument, driver, end):
+    """The connection is not in a transaction after the first of them."""
+    engine = create_engine(postgres.url(driver))
+    instrument(engine)
+    with engine.connect() as connection:
+        transaction = connection.begin_twophase()
+        connection.execute(text("SELECT 1"))
+        getattr(transaction, end)()
+        hold = only_hold()
+        time.sleep(0.02)
+        assert only_hold().in_transaction_idle_s == hold.in_transaction_idle_s
+        assert only_hold().unused_s > 0
+    engine.dispose()
+
+
 def test_last_used_elsewhere(engine):
     """The stack that sent the last statement, not the one that took the connection."""
 

@@ -83,6 +83,8 @@ class Requester:
     def mark_hold_of_pool(self, request: Checkout) -> Checkout | None:
         """Note on the hold of the pool below that Django keeps it for the thread."""
         for pool in list(self._context.ledger.pools.values()):
+            if pool.per_thread:  # another alias
+                continue
             for hold in list(pool.holds.values())[-_MAX_NEWEST:]:
                 made = hold.requested_at >= request.requested_at
                 if made and hold.holder is request.holder:
@@ -170,9 +172,10 @@ class AliasHooks(Hooks):
             if not self._over_pool:
                 self._count_failure(request, error, timed_out=False)
             return
-        self._over_pool = request.holder.hold_count > held_before
+        another = request.holder.hold_count > held_before
+        # or a receiver of connection_created has used another alias
+        self._over_pool = another and bool(self._requester.mark_hold_of_pool(request))
         if self._over_pool:
-            self._requester.mark_hold_of_pool(request)
             return
         took = now - request.requested_at
         facts = facts_of(wrapper.connection, now, took)

@@ -41,7 +41,7 @@ class Comments:
         hold_of: Callable[[Any], Checkout | None],
         doubles_percents: bool,
     ) -> None:
-        """``hold_of``: takes the context of a statement.
+        """``hold_of``: takes the connection of SQLAlchemy that sends a statement.
 
         ``doubles_percents``: the driver takes ``%`` for a placeholder.
         """
@@ -76,7 +76,7 @@ class Comments:
             return statement
         site = _own(self._capture(_caller()))
         if site is None:  # sent by a worker thread that runs SQLAlchemy's own code
-            hold = self._hold_of(context)
+            hold = context and self._hold_of(context.root_connection)
             site = None if hold is None else _own(hold.stack)
         comment = comment_of(site, tuple(current_context.get().labels.items()))
         if not comment:

@@ -83,8 +83,9 @@ def _waiting_in_queue(pool: QueuePool) -> int:
 
 def capacity_of(pool: Pool) -> int:
     """The maximum number of connections that the pool lends at once."""
-    if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
-        return pool.size() + pool._max_overflow
+    with suppress(Exception):  # a pool class of the application
+        if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
+            return pool.size() + pool._max_overflow
     return sys.maxsize
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from sys import _getframe as frame_at
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 from weakref import ref
 
@@ -22,7 +23,13 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.adoption import Unheld
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.patching import Wrapped, unbound
+from poolwatch.adapters.patching import (
+    Wrapped,
+    below,
+    function_of_pool,
+    takes_arguments,
+    unbound,
+)
 from poolwatch.adapters.recovery import Hooks, guarded, raised_by
 from poolwatch.adapters.refcounts import is_unused
 from poolwatch.adapters.sqlalchemy.count import FailedReturns, capacity_of, gauges_of
@@ -133,9 +140,11 @@ class PoolHooks(Hooks):
             yield "reset", self._on_reset
 
     def _wrap(self, pool: Pool) -> None:
-        connect, return_conn = unbound(pool, "connect"), unbound(pool, "_return_conn")
+        kind, return_conn = below(pool, "connect"), unbound(pool, "_return_conn")
+        special = takes_arguments(type(pool).connect)
+        wrap_connect = self._passing_arguments if special else self._connect_wrapper
         wrappers: list[Any] = [
-            self._connect_wrapper(connect, pool),
+            wrap_connect(kind, pool),
             self._recreate_wrapper(pool),
         ]
         if not self._shared:  # shared connections bypass _return_conn
@@ -154,16 +163,29 @@ class PoolHooks(Hooks):
                 try:
                     self.ledger.slots.forget()
                     self._adopt(new)
+                    if self.guard.tripped:  # another thread has removed the hooks
+                        self.remove()
                 except Exception as error:  # noqa: BLE001 - the application must go on
                     self.guard.failed(error)
             return new
 
         return recreate
 
+    def _passing_arguments(self, kind: Any, pool: Pool) -> Callable[..., Any]:
+        """Wrap a ``connect`` that the application has given parameters."""
+
+        def connect(*args: Any, **kwargs: Any) -> Any:
+            call = SimpleNamespace(
+                connect=lambda pool: kind.connect(pool, *args, **kwargs)
+            )
+            return self._connect_wrapper(call, pool)()
+
+        return connect
+
     def _connect_wrapper(  # noqa: C901, PLR0915 - written out
-        self, original: Callable[..., Any], pool: Pool
+        self, kind: Any, pool: Pool
     ) -> Callable[..., Any]:
-        """Make the wrapper of the pool's ``connect``, which is ``original``.
+        """Make the wrapper of the pool's ``connect``; it calls ``kind.connect``.
 
         This is the hot path: all it needs is a closure local. The wrapper keeps
         ``pool`` alive, like the bound method that it replaces.
@@ -175,8 +197,12 @@ class PoolHooks(Hooks):
         blamed, observers = ledger.blamed, ledger.observers
         per_thread, capture = self._per_thread, self._sites.capture
         shared, is_async = self._shared, self._async
+        found = kind.connect
+        usual = function_of_pool(found)
 
         def connect() -> Any:  # noqa: C901, PLR0912, PLR0915 - every call would cost
+            original = kind.connect  # a test may have patched the class since
+            original = usual if original is found else function_of_pool(original)
             if guard.tripped:
                 return original(pool)
             key = hold_key = 0
@@ -450,4 +476,10 @@ class PoolHooks(Hooks):
         if not isinstance(pool, QueuePool):
             return Gauges()
         holds, waits = self.ledger.holds.copy(), self.ledger.waits
-        return gauges_of(pool, holds, waits, self._returning, self._connections.records)
+        records, returning = self._connections.records, self._returning
+        try:
+            return gauges_of(pool, holds, waits, returning, records)
+        except Exception:
+            if type(pool).__module__.startswith("sqlalchemy."):
+                raise
+            return Gauges()  # a pool class of the application

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _STATEMENTS = ("do_execute", "do_executemany", "do_execute_no_params")
 _TRANSACTION_ENDS = ("do_commit", "do_rollback")
+_TWO_PHASE_ENDS = ("do_prepare_twophase", "do_commit_twophase", "do_rollback_twophase")
 _SQLALCHEMY_FRAMES = 5
 """Minimum number of frames between our wrapper and the application."""
 
@@ -63,6 +64,8 @@ class StatementHooks:
             self._wrap(name, self._bare_wrapper if bare else self._wrapper)
         for name in _TRANSACTION_ENDS:
             self._wrap(name, self._end_wrapper)
+        for name in _TWO_PHASE_ENDS:
+            self._wrap(name, self._two_phase_wrapper)
 
     def _wrap(self, name: str, make: Callable[[Any], Any]) -> None:
         dialect = self._dialect()
@@ -93,11 +96,9 @@ class StatementHooks:
         doubles = getattr(dialect.identifier_preparer, "_double_percents", formats)
         return Comments(self._across_greenlets, self._hold_of, doubles)
 
-    def _hold_of(self, context: Any) -> Checkout | None:
-        """The hold whose connection a statement goes to, if it is known."""
-        if context is None:
-            return None
-        proxy = context.root_connection._dbapi_connection
+    def _hold_of(self, connection: Any) -> Checkout | None:
+        """The hold of a SQLAlchemy connection, if it is known."""
+        proxy = connection._dbapi_connection
         key = proxy if self._shared else proxy._connection_record
         return self._holds.get(id(key))
 
@@ -130,10 +131,10 @@ class StatementHooks:
         """
         guard, shared, holds = self._guard, self._shared, self._holds
         concurrent, across_greenlets = self._concurrent, self._across_greenlets
-        capture, begin_usage = self._sites.capture, self._begin_usage
+        capture, begin_transaction = self._sites.capture, self._begin_transaction
         send = original  # or what sends it with a comment
 
-        def execute(  # noqa: C901 - every call would cost
+        def execute(  # noqa: C901, PLR0912 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
         ) -> None:
             usage = None
@@ -143,7 +144,9 @@ class StatementHooks:
                     key = proxy if shared else proxy._connection_record
                     hold = holds.get(id(key))
                     if hold is not None:
-                        usage = hold.usage or begin_usage(hold, proxy)
+                        usage = hold.usage
+                        if usage is None or usage.idle_since is None:
+                            usage = begin_transaction(hold, proxy)
                         # do not keep a megabyte alive
                         usage.statement = statement[:MAX_STATEMENT_LENGTH]
                         if getattr(context, "_is_server_side", False):
@@ -219,6 +222,24 @@ class StatementHooks:
 
         return end
 
+    def _two_phase_wrapper(self, original: Callable[..., None]) -> Callable[..., None]:
+        """Wrap a method that ends the part of a two-phase transaction on a connection:
+        some drivers send no statement and no commit for it.
+        """
+
+        def end(connection: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                original(connection, *args, **kwargs)
+            finally:
+                try:
+                    hold = self._hold_of(connection)
+                    if hold is not None and hold.usage is not None:
+                        hold.usage.ended(False)
+                except Exception as error:  # noqa: BLE001 - the application must go on
+                    self._guard.failed(error)
+
+        return end
+
     def _ends_during_a_statement(self, hold: Checkout, usage: Usage) -> None:
         """Record a commit or rollback by another thread or task than the one whose
         statement is running.
@@ -232,11 +253,15 @@ class StatementHooks:
             self._guard.failed(error)
 
     @staticmethod
-    def _begin_usage(hold: Checkout, proxy: Any) -> Usage:
-        """Start recording the statements of a hold."""
-        usage = hold.usage = Usage()
-        if getattr(proxy.dbapi_connection, "autocommit", False) is True:
-            usage.transactional = False
+    def _begin_transaction(hold: Checkout, proxy: Any) -> Usage:
+        """The statistics of a hold, before a statement outside a transaction."""
+        usage = hold.usage
+        if usage is None:
+            usage = hold.usage = Usage()
+        # may be switched between two transactions
+        autocommit = getattr(proxy.dbapi_connection, "autocommit", False) is True
+        if usage.transactional is autocommit:
+            usage.transactional = not autocommit
         return usage
 
     def _across_greenlets(self, frame: Any) -> CapturedStack:
