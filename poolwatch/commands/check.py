@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
@@ -68,13 +68,14 @@ def run(options: argparse.Namespace) -> int:
         if severity_rank(finding.severity) <= max_rank
     ]
     _print_server_errors(server_error, snapshot)
-    if options.json:
-        findings = document.list_to_json(found, "findings")
-        unreachable = document.list_to_json(snapshot.unreachable, "unreachable")
-        print(json.dumps({**json.loads(findings), **json.loads(unreachable)}))
-    else:
-        for line in _lines(snapshot, max_rank):
-            print(line)
+    with suppress(BrokenPipeError):  # as with head: the exit code says it all the same
+        if options.json:
+            findings = document.list_to_json(found, "findings")
+            unreachable = document.list_to_json(snapshot.unreachable, "unreachable")
+            print(json.dumps({**json.loads(findings), **json.loads(unreachable)}))
+        else:
+            for line in _lines(snapshot, max_rank):
+                print(line)
     if not snapshot.processes and all(
         lost.alive is False for lost in snapshot.unreachable
     ):

@@ -72,7 +72,9 @@ def _run(given: Sequence[str]) -> int:
         options = parser.parse_args(joined_times(given))
         return int(options.run(options))
     except PoolwatchError as error:
-        print(f"poolwatch: {error}", file=sys.stderr)
+        from poolwatch.text.format import neutral
+
+        print(f"poolwatch: {neutral(str(error), lines=True)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -58,6 +59,20 @@ def poolwatch(*arguments):
     )
 
 
+def check_into_a_closed_pipe():
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(
+            [*POOLWATCH, "check"],
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    return done.returncode, done.stderr
+
+
 def test_check(app, socket_dir):
     """Exit codes: 3 no process, 0 fine, 1 a finding, 2 usage."""
     assert poolwatch("check").returncode == 3
@@ -71,6 +86,7 @@ def test_check(app, socket_dir):
     (finding,) = json.loads(poolwatch("check", "--json").stdout)["findings"]
     assert finding["kind"] == "leaked.orphaned"
     assert poolwatch("check", "--severity", "bad").returncode == 2
+    assert check_into_a_closed_pipe() == (1, b"")
 
 
 def test_the_workers_of_one_program(app, socket_dir):

@@ -69,6 +69,36 @@ def test_a_file_that_cannot_be_written(output, tmp_path):
     assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1)
 
 
+def test_escapes_in_an_argument():
+    ran = subprocess.run(
+        [*POOLWATCH, "profile", "--seconds", "0.1", "-o", "\x1b[31m/x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert "\x1b" not in ran.stderr
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "poolwatch.commands.main":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from poolwatch.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_interrupted_while_it_is_loading():
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (130, b"")
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_benchmark_that_is_told_to_end(number, tmp_path):

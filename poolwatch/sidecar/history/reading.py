@@ -36,7 +36,7 @@ from poolwatch.sidecar.history.schema import (
     site_minutes,
     snapshots,
 )
-from poolwatch.sidecar.history.store import failure
+from poolwatch.sidecar.history.store import check_minutes, failure
 from poolwatch.sidecar.history.totals import PoolTotal, most_out, pool_totals
 from poolwatch.text.format import utc_time
 
@@ -247,7 +247,9 @@ class History:
 
         And the most connections out at once in any minute, by the URL of the pools.
         """
+        recent = pool_minutes.c.minute > since - _MINUTE_S
         with self._reading() as connection:
+            check_minutes(connection, pool_minutes, recent)
             return pool_totals(connection, since), most_out(connection, since)
 
     def pool_minutes(self, since: float, until: float) -> list[PoolMinute]:
@@ -263,6 +265,7 @@ class History:
         return self._minutes(LabelMinute, label_minutes, since, until)
 
     def _minutes(self, kind: Any, table: Any, since: float, until: float) -> list[Any]:
+        within = _overlapping(table, since, until)
         names = [field.name for field in fields(kind)]
         wanted = [_JOINED[n] if n in _JOINED else table.c[n] for n in names]
         query = (
@@ -270,12 +273,13 @@ class History:
             .select_from(table)
             .join(pools, pools.c.id == table.c.pool_id)
             .join(processes, processes.c.id == pools.c.process_id)
-            .where(table.c.minute > since - _MINUTE_S, table.c.minute <= until)
+            .where(*within)
             .order_by(table.c.minute)
         )
         if table is site_minutes:
             query = query.join(call_sites, call_sites.c.id == table.c.call_site_id)
         with self._reading() as connection:
+            check_minutes(connection, table, *within)
             return [kind(*row) for row in connection.execute(query)]
 
     def most_a_minute(self, since: float, until: float) -> list[tuple[int, Step]]:
@@ -285,12 +289,10 @@ class History:
         """
         minute = pool_minutes.c.minute
         most = (func.sum(pool_minutes.c[f"{name}_max"]) for name in Step._fields)
-        query = (
-            select(minute, *most)
-            .where(minute > since - _MINUTE_S, minute <= until)
-            .group_by(minute)
-        )
+        within = _overlapping(pool_minutes, since, until)
+        query = select(minute, *most).where(*within).group_by(minute)
         with self._reading() as connection:
+            check_minutes(connection, pool_minutes, *within)
             rows = connection.execute(query).all()
         return [(row[0], Step(int(row[1]), int(row[2]))) for row in rows]
 
@@ -318,6 +320,11 @@ class History:
 
 
 # -- snapshots -----------------------------------------------------------------------
+
+
+def _overlapping(table: Any, since: float, until: float) -> tuple[Any, Any]:
+    """The conditions for the minutes that overlap with a stretch of time."""
+    return table.c.minute > since - _MINUTE_S, table.c.minute <= until
 
 
 def _extent(connection: Connection) -> tuple[float, float] | None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Engine,
     Integer,
     MetaData,
+    Table,
     and_,
     create_engine,
     event,
@@ -297,13 +298,23 @@ def _check_store(engine: Engine, write: bool, name: str) -> None:
 
 
 def _check_values(connection: Connection, name: str) -> None:
-    """SQLite takes any value in any column. Minutes are too many to look at."""
+    """Minutes are too many to look at: see check_minutes()."""
     for table in (store, processes, pools, call_sites, incidents):
-        wrong = or_(*map(_is_wrong, table.c))
-        if connection.scalar(select(1).select_from(table).where(wrong).limit(1)):
-            raise UsageError(
-                f"the history {name} is damaged: {table.name} has values of wrong types"
-            )
+        _check_table(connection, table, f"the history {name}")
+
+
+def check_minutes(connection: Connection, table: Table, *within: Any) -> None:
+    """Raise UsageError if minutes, those that fulfil the conditions, are damaged."""
+    if connection.dialect.name == "sqlite":
+        _check_table(connection, table, "the history", *within)
+
+
+def _check_table(connection: Connection, table: Table, name: str, *within: Any) -> None:
+    """SQLite takes any value in any column."""
+    wrong = or_(*map(_is_wrong, table.c))
+    damaged = select(1).select_from(table).where(wrong, *within).limit(1)
+    if connection.scalar(damaged):
+        raise UsageError(f"{name} is damaged: {table.name} has values of wrong types")
 
 
 def _is_wrong(column: ColumnElement[Any]) -> ColumnElement[bool]:

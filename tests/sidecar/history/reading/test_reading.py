@@ -211,3 +211,28 @@ def test_nothing_but_damage(sqlite_store):
     sqlite_store.add(schema.snapshots, row)
     found = History(sqlite_store.engine).snapshot(T0)
     assert (found.processes, [each.pid for each in found.unreachable]) == ((), [8812])
+
+
+@pytest.mark.parametrize("column", ["minute", "out_max", "wait_s", "hold_up_to"])
+def test_damaged_minutes(sqlite_store, column):
+    """They are one sentence; minutes outside the stretch of time do not matter."""
+    pool = sqlite_store.pool(sqlite_store.process(process(), T0, T0))
+    minute = int(T0) // 60 * 60
+    row = dict.fromkeys([each.name for each in schema.pool_minutes.c], 0)
+    row |= {"pool_id": pool, "wait_up_to": None, "hold_up_to": None}
+    for at in (minute, minute + 600):
+        sqlite_store.add(schema.pool_minutes, {**row, "minute": at})
+    with sqlite_store.engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE pool_minutes SET {column} = 'x' WHERE minute = {minute + 600}"
+        )
+    history = History(sqlite_store.engine)
+    assert len(history.pool_minutes(minute, minute + 60)) == 1
+    readings = [lambda: history.totals(minute)]
+    if column != "minute":  # a text is in no stretch that has an end
+        end = minute + 600
+        readings.append(lambda: history.pool_minutes(minute, end))
+        readings.append(lambda: history.most_a_minute(minute, end))
+    for read in readings:
+        with pytest.raises(UsageError, match="pool_minutes has values of wrong types"):
+            read()
