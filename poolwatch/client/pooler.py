@@ -8,7 +8,13 @@ from dataclasses import replace
 
 from poolwatch.client.calls import Calls
 from poolwatch.client.view import View, error_of
-from poolwatch.postgres.pgbouncer import SILENT_CONSOLE, Clients, Console, links_of
+from poolwatch.postgres.pgbouncer import (
+    SILENT_CONSOLE,
+    Clients,
+    Console,
+    links_of,
+    with_queue,
+)
 from poolwatch.protocol.sockets import Address
 
 _NO_LINK = "its console proves no server session of this pool's holds now"
@@ -30,17 +36,17 @@ class Pooler:
         began = time.monotonic()
         clients, error = self._read(limit)
         ended = time.monotonic()
-        return {
-            address: replace(
+        found = {}
+        for address, view in views.items():
+            window = began - view.ended, ended - view.began
+            found[address] = replace(
                 view,
-                links=links_of(
-                    view.process, clients, (began - view.ended, ended - view.began)
-                ),
+                process=with_queue(view.process, clients, window),
+                links=links_of(view.process, clients, window),
                 linked_at=began,
                 pooler_hint=error or _NO_LINK,
             )
-            for address, view in views.items()
-        }
+        return found
 
     def confirmed(
         self, views: Mapping[Address, View], limit: float

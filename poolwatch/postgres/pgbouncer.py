@@ -27,6 +27,7 @@ from poolwatch.postgres.dsn_reader import connect
 from poolwatch.postgres.errors import SILENT, as_failure
 from poolwatch.postgres.join import DRIFT, MAX_DRIFT_S, SLACK_S, Window, same_age
 from poolwatch.protocol.records import ServerReading
+from poolwatch.text.format import duration
 
 _SECOND = 1.0 + SLACK_S
 """Longest difference between an age and one in whole seconds."""
@@ -58,6 +59,8 @@ class Client(NamedTuple):
     age_s: float
     link: Link | None
     """None while no server connection serves it."""
+    waiting_s: float | None = None
+    """How long its statement has waited for a server connection; None if none does."""
 
 
 Clients = Mapping[Ends, Client]
@@ -128,7 +131,7 @@ def clients(pools: list[dict[str, Any]], sockets: list[dict[str, Any]]) -> Clien
         (
             _end(socket["addr"], socket["port"]),
             _end(socket["local_addr"], socket["local_port"]),
-        ): Client(age(socket), links.get(socket["link"]))
+        ): Client(age(socket), links.get(socket["link"]), _waiting_s(socket))
         for socket in sockets
         if socket["type"] == "C" and socket["addr"] != "unix"
     }
@@ -139,18 +142,48 @@ def links_of(process: Process, clients: Clients, window: Window) -> dict[str, Li
 
     ``window``: when the console was read, relative to the process's snapshot.
     """
+    return {
+        hold_id: client.link
+        for hold_id, client in _clients_of(process, clients, window).items()
+        if client.link is not None
+    }
+
+
+def with_queue(process: Process, clients: Clients, window: Window) -> Process:
+    """Add to the evidence of holds that they wait in PgBouncer's own queue.
+
+    ``window``: as for links_of(). Only waits that are older than the reading of the
+    process count: others may be of the next holder of the connection.
+    """
+    waits = {
+        hold_id: client.waiting_s
+        for hold_id, client in _clients_of(process, clients, window).items()
+        if client.waiting_s is not None and client.waiting_s > window[1]
+    }
+
+    def told(hold: Hold) -> Hold:
+        if hold.id not in waits:
+            return hold
+        waited = duration(waits[hold.id])
+        why = f"its statement waits {waited} for a server connection of PgBouncer"
+        return replace(hold, evidence=(*hold.evidence, why))
+
+    return replace(process, holds=tuple(map(told, process.holds)))
+
+
+def _clients_of(
+    process: Process, clients: Clients, window: Window
+) -> dict[str, Client]:
+    """By the id of a hold: what PgBouncer says of its connection."""
     pools = {pool.id for pool in process.pools if pool.behind_pooler}
-    found = {}
-    for hold in process.holds:
-        connection = hold.connection
-        if hold.pool not in pools or connection is None:
-            continue
-        client = clients.get(_ends(connection))
-        if client is None or client.link is None:
-            continue
-        if same_age(connection, client.age_s, window, _SECOND):
-            found[hold.id] = client.link
-    return found
+    return {
+        hold.id: client
+        for hold in process.holds
+        if hold.pool in pools
+        and hold.connection is not None
+        and (client := clients.get(_ends(hold.connection)))
+        and same_age(hold.connection, client.age_s, window, _SECOND)
+    }
 
 
 def sessions_of(
@@ -217,6 +250,12 @@ def _ends(connection: Connection) -> Ends:
 
 def _end(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _waiting_s(socket: dict[str, Any]) -> float | None:
+    if socket.get("state") not in ("cl_waiting", "waiting"):
+        return None
+    return float(socket["wait"]) + float(socket["wait_us"]) / 1e6
 
 
 def _time(text: str) -> datetime:

@@ -9,7 +9,7 @@ from functools import partial
 
 import fakes
 import pytest
-from helpers import LONG_S
+from helpers import LONG_S, until
 
 from poolwatch.client.calls import Calls
 from poolwatch.client.client import Client as AgentClient
@@ -81,6 +81,14 @@ def test_holds_are_joined_by_the_console(apps, look, postgres, start_pgbouncer, 
         assert hold.server.state == "idle in transaction"
         assert hold.server.query == f"SELECT pg_backend_pid() AS {hold.thread}"
     assert [pid for pid in pids(process) if pid] == [h.backend_pid for h in joined]
+    joined_ids = {hold.id for hold in joined}
+
+    def queued():
+        holds = look(dsn=postgres.dsn, pgbouncer=bouncer.console).holds
+        return {h.id for h in holds if "for a server conn" in " ".join(h.evidence)}
+
+    everybody = {hold.id for hold in process.holds}
+    until(lambda: queued() == everybody - joined_ids)
     postgres.execute("DROP ROLE IF EXISTS curious; CREATE ROLE curious LOGIN")
     curious = postgres.as_role("curious")
     process = look(dsn=curious.dsn, pgbouncer=bouncer.console)

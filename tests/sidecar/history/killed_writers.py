@@ -72,13 +72,13 @@ def main(url: str) -> None:
         if not child:
             write_for_ever(url, said, number)
         os.close(said)
-        os.read(reading, 1)  # the first look is written
-        time.sleep(chance.random() * 0.2)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
         with os.fdopen(reading) as lines:
+            lines.readline()  # the first look is written
+            time.sleep(chance.random() * 0.2)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
             heard = lines.read().split()
-        last = max([number, *map(int, heard[1:])])
+        last = max([number, *map(int, heard)])
         found = state(url)
         print(last, *found, flush=True)
         number = found[1] + 3  # three looks later, the next one is there
