@@ -13,9 +13,10 @@ from sqlalchemy.pool import NullPool, Pool, SingletonThreadPool, StaticPool
 from sqlalchemy.pool.base import _ConnectionFairy
 
 from poolwatch.adapters.base import LibraryPools
-from poolwatch.adapters.sqlalchemy.hooks import PoolHooks
+from poolwatch.adapters.sqlalchemy.hooks import PoolHooks, is_hooked
 
 if TYPE_CHECKING:
+    from poolwatch.adapters.recovery import Hooks
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.ledger.settings import Settings
     from poolwatch.stacks.capture import Pairs
@@ -49,6 +50,10 @@ class Engines(LibraryPools):
     def pool_of(self, target: Any) -> Any:
         """The current pool of an engine."""
         return target.pool if isinstance(target, Engine) else target
+
+    def _hooks_of(self, pool: Any) -> Hooks | None:
+        # a new pool of a thousand is found to be new at once
+        return super()._hooks_of(pool) if is_hooked(pool) else None
 
     def arguments_of(self, target: Any) -> Any:
         """The arguments of the driver's connect()."""

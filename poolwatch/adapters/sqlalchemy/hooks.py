@@ -48,6 +48,11 @@ from poolwatch.stacks.holder import TaskRef
 _context = current_context.get
 
 
+def is_hooked(pool: Pool) -> bool:
+    """Whether a pool may have hooks: a method is wrapped on the instance."""
+    return not {"connect", "recreate"}.isdisjoint(pool.__dict__)
+
+
 class PoolHooks(Hooks):
     """Installs and removes the hooks of one pool and its successors."""
 
