@@ -158,8 +158,8 @@ def ask(path: Path, target: str = "/snapshot", patience_s: float = 30.0) -> Any:
     connection = http.client.HTTPConnection("poolwatch", timeout=patience_s)
     connection.sock = socket.socket(socket.AF_UNIX)
     try:
+        connection.sock.connect(str(path))  # waits if the queue is full
         connection.sock.settimeout(patience_s)
-        connection.sock.connect(str(path))
         connection.request("GET", target)
         answer = connection.getresponse()
         body = answer.read()

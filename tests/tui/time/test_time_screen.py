@@ -226,7 +226,9 @@ async def test_enter_leads_to_a_hold_as_it_was_and_the_readings_go_on() -> None:
 async def test_a_moment_is_saved_and_opened(tmp_path: Path) -> None:
     app = dashboard()
     async with app.run_test(size=(160, 45)) as pilot:
-        await opened(app, pilot, "t", "left", "e")
+        await opened(app, pilot, "t", "left")
+        await shows(app, "HOLDS 2 at 07:09:50")
+        await pilot.press("e")
         path = tmp_path / "poolwatch-2026-03-02T07-09-50.json"
         await until_async(path.exists)
         await until_async(lambda: str(path) in text(app).replace("\n", ""))
