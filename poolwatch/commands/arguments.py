@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -274,19 +275,26 @@ def check_writable(output: Path) -> None:
     """Say before the long work that its outcome could not be written."""
     folder, name = output.parent, one_line(str(output))
     try:
-        is_directory, exists = output.is_dir(), output.exists()
-        has_folder = folder.is_dir()
+        mode, has_folder = _mode(output), stat.S_ISDIR(_mode(folder))
     except OSError as error:  # its name is too long, or the way to it is closed
         kind = ForbiddenError if isinstance(error, PermissionError) else UsageError
         raise kind(f"cannot write {name}: {error.strerror}") from None
-    if is_directory:
+    if stat.S_ISDIR(mode):
         raise UsageError(f"cannot write {name}: it is a directory")
     if not has_folder:
         raise UsageError(
             f"cannot write {name}: there is no directory {one_line(str(folder))}"
         )
-    if not os.access(output if exists else folder, os.W_OK):
+    if not os.access(output if mode else folder, os.W_OK):
         raise ForbiddenError(f"cannot write {name}: permission denied")
+
+
+def _mode(path: Path) -> int:
+    """The mode of a file; 0 if there is none. Path.exists() would hide other errors."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def write(output: Path, text: str) -> None:

@@ -83,12 +83,14 @@ def _names(code: CodeType, *, after_yield: bool = False) -> set[str]:
             after_yield = each.opname != "YIELD_VALUE"
         elif isinstance(each.argval, CodeType):
             names |= _names(each.argval)
-        elif each.opcode in _NAME_OPCODES and isinstance(each.argval, str):
+        elif isinstance(each.argval, str) and _LOCAL not in each.opname:
             names.add(each.argval)
     return names
 
 
-_NAME_OPCODES = frozenset({*dis.hasname, *dis.hasfree, *dis.hasconst})
+_LOCAL = "_FAST"
+"""In the names of opcodes for local variables. ``dis.hasfree`` lacks LOAD_DEREF on
+Python 3.14."""
 
 
 def _function(value: Any) -> FunctionType | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 import time
 from contextlib import closing, suppress
 from functools import partial
@@ -194,17 +195,20 @@ def _open_sqlite(path: Path, write: bool) -> Engine:
 
 def _check_path(path: Path, name: str, write: bool) -> None:
     """Make the file, with nothing in it, if there is none and we are to write."""
-    if path.is_dir():
-        raise UsageError(f"the history {name} is a directory: give the path of a file")
-    if not path.exists():
+    try:  # Path.exists() would hide that the way to it is closed
+        mode = path.stat().st_mode
+    except FileNotFoundError:
         if not write:
-            raise UsageError(_NONE.format(name))
+            raise UsageError(_NONE.format(name)) from None
         for directory in reversed(path.parents):
             with suppress(FileExistsError):
                 directory.mkdir(mode=0o700)
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    if not path.is_file():
+        mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"the history {name} is a directory: give the path of a file")
+    if not stat.S_ISREG(mode):
         raise UsageError(f"the history {name} is not a regular file")
     wanted = os.R_OK | (os.W_OK if write else 0)
     if not os.access(path, wanted) or (write and not os.access(path.parent, os.W_OK)):

@@ -316,11 +316,13 @@ def test_endpoint(metrics, monkeypatch):
         "# EOF\n"
     )
     assert get(root + "/healthz")[1] == "ok\n"
-    with pytest.raises(urllib.error.HTTPError, match="404"):
+    with pytest.raises(urllib.error.HTTPError, match="404") as refused:
         get(root + "/")
+    refused.value.close()
     metrics._looked_at -= 60
-    with pytest.raises(urllib.error.HTTPError, match="503"):
+    with pytest.raises(urllib.error.HTTPError, match="503") as refused:
         get(root + "/healthz")
+    refused.value.close()
 
 
 @pytest.mark.parametrize(
