@@ -16,6 +16,7 @@ from poolwatch.commands import arguments
 from poolwatch.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from poolwatch.model import Source
     from poolwatch.sidecar.history.writing import HistoryWriter
     from poolwatch.sidecar.looks import Sink
     from poolwatch.sidecar.metrics.endpoint import Metrics
@@ -178,7 +179,7 @@ def run(options: argparse.Namespace) -> int:
             max(_PATIENCE * options.every, _MIN_PATIENCE_S), _MAX_PATIENCE_S
         ),
     )
-    history = None if options.no_history else _history(options)
+    history = None if options.no_history else _history(options, source)
     sinks, does = _sinks(options, history)
     looks = Looks(
         source,
@@ -196,14 +197,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _history(options: argparse.Namespace) -> HistoryWriter:
+def _history(options: argparse.Namespace, source: Source) -> HistoryWriter:
+    """Open the history, to go on with the hosts that are seen now: in a container they
+    have other names than the sidecar's own.
+    """
     from poolwatch.sidecar.history.writing import HistoryWriter
+    from poolwatch.sidecar.looks import look_at
 
+    seen = look_at(source, options.host).snapshot.processes
     return HistoryWriter(
         _history_url(options),
         keep_s=options.keep,
         keep_bytes=options.keep_size,
-        host=options.host or platform.node(),
+        hosts={options.host or platform.node(), *(each.host for each in seen)},
     )
 
 

@@ -20,16 +20,21 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from poolwatch.sidecar.history import partitions
 from poolwatch.sidecar.history.minutes import MINUTE_S, TABLES
 from poolwatch.sidecar.history.schema import (
+    call_sites,
     incidents,
     metadata,
+    pool_minutes,
     pools,
     processes,
+    site_minutes,
     snapshots,
 )
+from poolwatch.sidecar.history.store import failure
 
 _log = logging.getLogger("poolwatch.sidecar")
 
@@ -61,18 +66,37 @@ class Retention:
         self._keep_s = keep_s
         self._keep_bytes = keep_bytes
         self._due = 0.0
+        self._day_is_over = False
+        """Whether the last rows of a day have just been forgotten."""
         self._said = False
+        self._failure: str | None = None
 
     def step(self, engine: Engine, now: float) -> None:
-        """Forget a little if it is time to; ``now``: the time of the last look."""
+        """Forget a little if it is time to; ``now``: the time of the last look.
+
+        A failure is logged once, and tried again: what is new is written all the same.
+        """
         if abs(self._due - now) <= _EVERY_S and now < self._due:
             return
         self._due = now + _EVERY_S  # also if it fails
+        try:
+            if self._step(engine, now):
+                self._due = now
+            self._failure = None
+        except SQLAlchemyError as error:
+            before, self._failure = self._failure, str(failure(error))
+            if self._failure != before:
+                _log.warning("%s; what is too old stays meanwhile", self._failure)
+
+    def _step(self, engine: Engine, now: float) -> bool:
+        step = self._by_day if engine.dialect.name == "postgresql" else self._by_row
         with engine.begin() as connection:
-            step = self._by_day if engine.dialect.name == "postgresql" else self._by_row
             more = step(connection, now)
-        if more:
-            self._due = now
+        if self._day_is_over:
+            self._day_is_over = False
+            with engine.begin() as connection:
+                _forget_unused(connection)
+        return more
 
     # -- SQLite --------------------------------------------------------------------
 
@@ -90,7 +114,9 @@ class Retention:
             until = max(until, now - 2 * MINUTE_S)
         forgets = oldest is not None and oldest < until
         if oldest is not None and forgets:
-            _forget(connection, min(until, oldest + _STEP_S))
+            last = min(until, oldest + _STEP_S)
+            _forget(connection, last)
+            self._day_is_over = partitions.day_of(oldest) != partitions.day_of(last)
         spare = max(excess, free - pages // 4)
         if spare > 0:
             _give_back(connection, min(spare, _PAGES))
@@ -119,6 +145,7 @@ class Retention:
                     "the history of today alone is larger than --keep-size: whole days "
                     "are dropped, not hours"
                 )
+        self._day_is_over = bool(old)
         if old:
             partitions.drop(connection, old)
             until = max(until, partitions.DAY_S * (max(old) + 1))
@@ -158,3 +185,19 @@ def _forget(connection: Connection, until: float, *, minutes: bool = True) -> No
     run(delete(incidents).where(incidents.c.process_id.in_(gone)))
     run(delete(pools).where(pools.c.process_id.in_(gone)))
     run(delete(processes).where(processes.c.last_seen_at < until))
+
+
+def _forget_unused(connection: Connection) -> None:
+    """Delete the pools and call sites of which no minute is left.
+
+    A program may make pools without end, or have other paths each time it starts.
+    """
+    if connection.dialect.name == "postgresql":
+        partitions.limit_waiting(connection)
+    used = {
+        pools: select(pool_minutes.c.pool_id),
+        call_sites: select(site_minutes.c.call_site_id),
+    }
+    for table, ids in used.items():
+        unused = select(table.c.id).except_(ids)
+        connection.execute(delete(table).where(table.c.id.in_(unused)))

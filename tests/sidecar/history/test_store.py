@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect, update
 
-from poolwatch.errors import ForbiddenError, ServerDownError, UsageError
+from poolwatch.errors import ForbiddenError, UsageError
 from poolwatch.sidecar.history import partitions, schema
-from poolwatch.sidecar.history.store import open_store, place
+from poolwatch.sidecar.history.store import AwayError, open_store, place
 
 
 def refused(url, *, write=True) -> str:
@@ -125,7 +125,7 @@ def test_urls_that_are_none(url, words):
 
 
 def test_a_server_that_is_away_is_told_apart():
-    with pytest.raises(ServerDownError, match="no PostgreSQL answers") as caught:
+    with pytest.raises(AwayError, match="no PostgreSQL answers") as caught:
         open_store("postgresql://u:geheim@127.0.0.1:1/d", write=True)
     assert "geheim" not in str(caught.value)
 

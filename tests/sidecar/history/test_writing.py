@@ -225,7 +225,7 @@ def test_a_restarted_sidecar_knows_what_lasts(writer, wrote, rows):
         8812,
         (SITE,),
     )
-    assert writer(host="web-2").lasting() == []
+    assert writer(hosts={"web-2"}).lasting() == []
     wrote(second, look(9, shop, changes=over(known, 9)))
     assert rows(incidents)[-1].ended_at == NOON + 9
     assert writer().lasting() == []
@@ -352,7 +352,7 @@ def test_a_store_that_is_away_at_the_start_is_waited_for(start_postgres, caplog)
     caplog.set_level(logging.WARNING)
     server = start_postgres()
     server.stop()
-    history = HistoryWriter(server.url(), keep_s=1e6, keep_bytes=1e9, host="web-1")
+    history = HistoryWriter(server.url(), keep_s=1e6, keep_bytes=1e9, hosts={"web-1"})
     assert history.lasting() == []
     history.take(look(0, process(1)))
     server.start()
@@ -368,7 +368,7 @@ def test_a_server_that_restarts(start_postgres, caplog):
 
     caplog.set_level(logging.WARNING)
     server = start_postgres()
-    history = HistoryWriter(server.url(), keep_s=1e6, keep_bytes=1e9, host="web-1")
+    history = HistoryWriter(server.url(), keep_s=1e6, keep_bytes=1e9, hosts={"web-1"})
     history.take(look(0, process(1)))
     until(lambda: server.execute("SELECT count(*) FROM pool_minutes") == [(1,)])
     server.stop("immediate")
