@@ -13,19 +13,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
+from poolwatch.commands.signals import handled, not_ignored
 from poolwatch.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from poolwatch.model import Source
     from poolwatch.sidecar.history.writing import HistoryWriter
-    from poolwatch.sidecar.looks import Sink
+    from poolwatch.sidecar.looks import Looks, Sink
     from poolwatch.sidecar.metrics.endpoint import Metrics
 
 _DESCRIPTION = """\
 Look at all instrumented processes of this host once a second, serve what they say to
 Prometheus, and keep a history: statistics by minute, incidents, and what it looked like
 when they began. It is only a viewer: it may be started, stopped and killed at any time,
-and it waits while there is no process. SIGTERM ends it.
+and it waits while there is no process. SIGTERM, SIGHUP and Ctrl-C end it.
 """
 
 _EXAMPLES = """\
@@ -156,12 +157,25 @@ def _add_history(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look until SIGTERM or SIGINT."""
+    """Look until a signal ends it."""
     if options.print:
         from poolwatch.sidecar.metrics.shipped import shipped
 
         print(shipped(options.print), end="")
         return 0
+    numbers = not_ignored(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    # from the beginning: the first process of a container has no other way to end
+    with handled(lambda *_: sys.exit(0), *numbers):
+        locked, looks, does = _started(options)
+    with handled(lambda *_: looks.stop(), *numbers):
+        print(f"poolwatch: sidecar: {'; '.join(does)}", file=sys.stderr, flush=True)
+        looks.run()
+    os.close(locked)
+    return 0
+
+
+def _started(options: argparse.Namespace) -> tuple[int, Looks, list[str]]:
+    """Open all that is needed: the lock, the looks, and in words what it does."""
     from poolwatch.protocol.sockets import runtime_directory
     from poolwatch.sidecar.lock import lock
     from poolwatch.sidecar.looks import Looks
@@ -188,13 +202,8 @@ def run(options: argparse.Namespace) -> int:
         host=options.host,
         lasting=history.lasting() if history else (),
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: looks.stop())
     does.append(f"looks at {directory} every {options.every:g} s")
-    print(f"poolwatch: sidecar: {'; '.join(does)}", file=sys.stderr, flush=True)
-    looks.run()
-    os.close(locked)
-    return 0
+    return locked, looks, does
 
 
 def _history(options: argparse.Namespace, source: Source) -> HistoryWriter:

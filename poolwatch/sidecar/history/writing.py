@@ -68,7 +68,7 @@ class HistoryWriter:
         hosts: Collection[str] = (),
         threaded: bool = True,
     ) -> None:
-        """``hosts``: whose incidents go on; not ``threaded``: write() must be called."""
+        """``hosts``: whose incidents go on; not ``threaded``: the caller writes."""
         self._url = url
         self._hosts = frozenset(hosts or {socket.gethostname()})
         self._pending = Pending()

@@ -139,6 +139,7 @@ def _missing(snapshot: Snapshot) -> dict[str, int]:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # with the usual 5, some of many at once wait for seconds
     allow_reuse_port = False  # or two sidecars would share one port, unnoticed
 
     def __init__(self, address: tuple[str, int], family: int, metrics: Metrics) -> None:
