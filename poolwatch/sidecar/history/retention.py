@@ -66,6 +66,8 @@ class Retention:
         self._keep_s = keep_s
         self._keep_bytes = keep_bytes
         self._due = 0.0
+        self._day: int | None = None
+        """Of the rows that were forgotten last, in SQLite."""
         self._day_is_over = False
         """Whether the last rows of a day have just been forgotten."""
         self._said = False
@@ -114,9 +116,9 @@ class Retention:
             until = max(until, now - 2 * MINUTE_S)
         forgets = oldest is not None and oldest < until
         if oldest is not None and forgets:
-            last = min(until, oldest + _STEP_S)
-            _forget(connection, last)
-            self._day_is_over = partitions.day_of(oldest) != partitions.day_of(last)
+            _forget(connection, min(until, oldest + _STEP_S))
+            before, self._day = self._day, partitions.day_of(oldest)
+            self._day_is_over = self._day != before
         spare = max(excess, free - pages // 4)
         if spare > 0:
             _give_back(connection, min(spare, _PAGES))

@@ -257,6 +257,28 @@ def test_without_pids_a_service_is_one_and_outlives_its_workers(serve):
     assert one(metrics, "poolwatch_up") == 1
 
 
+def test_new_lines_of_a_service_get_the_places_of_its_former_ones(serve):
+    metrics = serve(pid_label=False)
+    before = process()
+    for deployment in range(5):
+        sites = tuple(site(f"app.py:{10 * deployment + n}") for n in range(10))
+        now = process(pid=deployment + 1, sites=sites)
+        for both in (True, True, False, False, False, False):
+            sites = tuple(replace(each, held_s=each.held_s + 1) for each in now.sites)
+            now = replace(now, sites=sites)
+            metrics.take(look(now, *[before] * both))
+            held = scraped(
+                metrics,
+                "poolwatch_held_seconds_total",
+                service_name="orders-api",
+                host_name="web-1",
+                **{POOL: "orders"},
+            )
+        before = now
+    assert {f"app.py:{40 + n}" for n in range(10)} <= held.keys()
+    assert len(held) <= 33
+
+
 def test_silent_then_gone(metrics):
     here, other = with_leaks(2), process(pid=9)
     metrics.take(look(here, other))
