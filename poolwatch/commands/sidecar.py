@@ -163,13 +163,17 @@ def run(options: argparse.Namespace) -> int:
 
         print(shipped(options.print), end="")
         return 0
-    numbers = not_ignored(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    numbers = not_ignored(signal.SIGTERM, signal.SIGHUP)
+    told: list[int] = []
     # from the beginning: the first process of a container has no other way to end
-    with handled(lambda *_: sys.exit(0), *numbers):
+    with handled(lambda number, _: told.append(number), *numbers):
         locked, looks, does = _started(options)
-    with handled(lambda *_: looks.stop(), *numbers):
-        print(f"poolwatch: sidecar: {'; '.join(does)}", file=sys.stderr, flush=True)
-        looks.run()
+        numbers += not_ignored(signal.SIGINT)
+        with handled(lambda *_: looks.stop(), *numbers):
+            if told:
+                looks.stop()
+            print(f"poolwatch: sidecar: {'; '.join(does)}", file=sys.stderr, flush=True)
+            looks.run()
     os.close(locked)
     return 0
 

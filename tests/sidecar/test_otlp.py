@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -25,6 +26,14 @@ from poolwatch.sidecar.otlp import OtlpPush
 PREFIX = "db.client.connection."
 POOL = f"{PREFIX}pool.name"
 GRPC = "opentelemetry.exporter.otlp.proto.grpc"
+
+
+@pytest.fixture(autouse=True)
+def sdk_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push takes the SDK's log; other tests have it back."""
+    sdk = logging.getLogger("opentelemetry")
+    monkeypatch.setattr(sdk, "handlers", [])
+    monkeypatch.setattr(sdk, "propagate", True)
 
 
 @pytest.fixture
