@@ -50,6 +50,7 @@ _SIZE = text(
     "ARRAY(SELECT pg_catalog.to_regclass(name)::oid "
     "FROM unnest(CAST(:names AS text[])) name)))"
 )
+_SERVER_NOW = text("SELECT CAST(extract(epoch FROM now()) AS double precision)")
 _LASTING = select(incidents.c.id).where(incidents.c.ended_at.is_(None))
 _STAYING = and_(
     not_(snapshots.c.newest),
@@ -131,6 +132,8 @@ class Retention:
         partitions.limit_waiting(connection)
         if not partitions.try_lock(connection):
             return False
+        # one host whose clock is wrong must not drop the days of all
+        now = min(now, float(connection.scalar(_SERVER_NOW) or now))
         until = now - self._keep_s
         today = partitions.day_of(now)
         days = partitions.days_kept(connection)

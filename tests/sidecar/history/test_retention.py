@@ -151,6 +151,14 @@ class TestDays:
         retention.step(history._engine, now)
         assert oldest(pool_minutes.c.minute) == 2.5 * DAY
 
+    def test_a_host_with_a_wrong_clock_drops_nothing(self, writer, oldest):
+        history = writer(keep_s=100 * 365 * DAY)
+        for at in (0, 200 * 365 * DAY, 1):
+            history._retention._due = 0.0
+            history.take(look(at, process(at)))
+            history.write()
+        assert oldest(pool_minutes.c.minute) == 0
+
     def test_what_cannot_go_now_is_said_once(self, writer, caplog):
         history = writer(keep_s=2 * DAY)
         fill(history, hours=24, step_s=4 * 3600)

@@ -18,6 +18,7 @@ from fakes import (
     server_status,
     snapshot,
 )
+from helpers import until
 from prometheus_client.parser import text_string_to_metric_families
 
 from poolwatch.errors import ForbiddenError, UsageError
@@ -343,6 +344,26 @@ def test_endpoint(metrics, monkeypatch):
     metrics._looked_at -= 60
     with pytest.raises(urllib.error.HTTPError, match="503"):
         get(root + "/healthz")
+
+
+def test_slow_clients_take_no_place_for_ever(metrics, monkeypatch):
+    monkeypatch.setattr("poolwatch.sidecar.metrics.endpoint._PATIENCE_S", 0.3)
+    monkeypatch.setattr("poolwatch.sidecar.metrics.endpoint._MAX_OPEN", 3)
+    address = metrics._server.server_address
+    slow = [socket.create_connection(address) for _ in range(9)]
+
+    def is_left(client):
+        try:
+            client.sendall(b"x")
+        except OSError:
+            return True
+        return False
+
+    until(lambda: {is_left(client) for client in slow} == {True})
+    until(lambda: not metrics._server._open)
+    assert get(metrics.url)
+    for client in slow:
+        client.close()
 
 
 @pytest.mark.parametrize(
