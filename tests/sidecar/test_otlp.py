@@ -168,12 +168,14 @@ def test_a_receiver_that_is_away_is_said_once_without_its_url(
     monkeypatch.setenv("OTEL_METRIC_EXPORT_TIMEOUT", "50")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1/s3cret")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization s3cret")
     push = OtlpPush()
     push.take(look(process))
     said = "the receiver of OTLP does not take the metrics"
     until(lambda: said in caplog.text)
     push.close()
     assert caplog.text.count(said) == 1
+    assert "OpenTelemetry refuses a setting" in caplog.text
     assert "s3cret" not in caplog.text
 
 
