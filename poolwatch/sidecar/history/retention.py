@@ -20,7 +20,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from poolwatch.sidecar.history import partitions
 from poolwatch.sidecar.history.minutes import MINUTE_S, TABLES
@@ -77,7 +77,8 @@ class Retention:
     def step(self, engine: Engine, now: float) -> None:
         """Forget a little if it is time to; ``now``: the time of the last look.
 
-        A failure is logged once, and tried again: what is new is written all the same.
+        Unless the store is gone, a failure is logged once, and tried again: what is new
+        is written all the same.
         """
         if abs(self._due - now) <= _EVERY_S and now < self._due:
             return
@@ -86,7 +87,9 @@ class Retention:
             if self._step(engine, now):
                 self._due = now
             self._failure = None
-        except SQLAlchemyError as error:
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
             before, self._failure = self._failure, str(failure(error))
             if self._failure != before:
                 _log.warning("%s; what is too old stays meanwhile", self._failure)
