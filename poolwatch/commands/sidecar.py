@@ -13,18 +13,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
+from poolwatch.commands.signals import handled, not_ignored
 from poolwatch.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from poolwatch.model import Source
     from poolwatch.sidecar.history.writing import HistoryWriter
-    from poolwatch.sidecar.looks import Sink
+    from poolwatch.sidecar.looks import Looks, Sink
     from poolwatch.sidecar.metrics.endpoint import Metrics
 
 _DESCRIPTION = """\
 Look at all instrumented processes of this host once a second, serve what they say to
 Prometheus, and keep a history: statistics by minute, incidents, and what it looked like
 when they began. It is only a viewer: it may be started, stopped and killed at any time,
-and it waits while there is no process. SIGTERM ends it.
+and it waits while there is no process. SIGTERM, SIGHUP and Ctrl-C end it.
 """
 
 _EXAMPLES = """\
@@ -155,12 +157,29 @@ def _add_history(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look until SIGTERM or SIGINT."""
+    """Look until a signal ends it."""
     if options.print:
         from poolwatch.sidecar.metrics.shipped import shipped
 
         print(shipped(options.print), end="")
         return 0
+    numbers = not_ignored(signal.SIGTERM, signal.SIGHUP)
+    told: list[int] = []
+    # from the beginning: the first process of a container has no other way to end
+    with handled(lambda number, _: told.append(number), *numbers):
+        locked, looks, does = _started(options)
+        numbers += not_ignored(signal.SIGINT)
+        with handled(lambda *_: looks.stop(), *numbers):
+            if told:
+                looks.stop()
+            print(f"poolwatch: sidecar: {'; '.join(does)}", file=sys.stderr, flush=True)
+            looks.run()
+    os.close(locked)
+    return 0
+
+
+def _started(options: argparse.Namespace) -> tuple[int, Looks, list[str]]:
+    """Open all that is needed: the lock, the looks, and in words what it does."""
     from poolwatch.protocol.sockets import runtime_directory
     from poolwatch.sidecar.lock import lock
     from poolwatch.sidecar.looks import Looks
@@ -178,7 +197,7 @@ def run(options: argparse.Namespace) -> int:
             max(_PATIENCE * options.every, _MIN_PATIENCE_S), _MAX_PATIENCE_S
         ),
     )
-    history = None if options.no_history else _history(options)
+    history = None if options.no_history else _history(options, source)
     sinks, does = _sinks(options, history)
     looks = Looks(
         source,
@@ -187,23 +206,23 @@ def run(options: argparse.Namespace) -> int:
         host=options.host,
         lasting=history.lasting() if history else (),
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: looks.stop())
     does.append(f"looks at {directory} every {options.every:g} s")
-    print(f"poolwatch: sidecar: {'; '.join(does)}", file=sys.stderr, flush=True)
-    looks.run()
-    os.close(locked)
-    return 0
+    return locked, looks, does
 
 
-def _history(options: argparse.Namespace) -> HistoryWriter:
+def _history(options: argparse.Namespace, source: Source) -> HistoryWriter:
+    """Open the history, to go on with the hosts that are seen now: in a container they
+    have other names than the sidecar's own.
+    """
     from poolwatch.sidecar.history.writing import HistoryWriter
+    from poolwatch.sidecar.looks import look_at
 
+    seen = look_at(source, options.host).snapshot.processes
     return HistoryWriter(
         _history_url(options),
         keep_s=options.keep,
         keep_bytes=options.keep_size,
-        host=options.host or platform.node(),
+        hosts={options.host or platform.node(), *(each.host for each in seen)},
     )
 
 

@@ -20,12 +20,13 @@ def ended_by_signals() -> Iterator[None]:
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)  # the dashboard's event loop handles it
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    not_ignored = [
-        each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN
-    ]
-    with handled(interrupt, *not_ignored):
+    with handled(interrupt, *not_ignored(signal.SIGTERM, signal.SIGHUP)):
         yield
+
+
+def not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Return those of the signals that are not ignored."""
+    return [each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN]
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
@@ -103,7 +103,12 @@ class Looks:
         def work() -> None:
             self._inbox.put(look_at(self._source, self._host))
 
-        threading.Thread(target=work, name="poolwatch-look", daemon=True).start()
+        thread = threading.Thread(target=work, name="poolwatch-look", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            missed = "no thread can be started"
+            self._inbox.put(Look(time.time(), 0.0, Snapshot(), missed))
 
     def _told_to_end(self, within_s: float) -> bool:
         """Wait for the next look, unless the order to end comes first."""
@@ -124,21 +129,27 @@ class Looks:
 
     def _take(self, look: Look) -> None:
         if look.error is None:
-            changes = self._incidents.update(look.snapshot, look.at)
-            look = look._replace(changes=changes)
+            with self._failing_once(Incidents):
+                changes = self._incidents.update(look.snapshot, look.at)
+                look = look._replace(changes=changes)
         elif look.error != self._error:  # once, until it changes
             _log.warning("a look failed: %s", look.error)
         self._error = look.error
         for sink in self._sinks:
-            kind = type(sink)
-            try:
+            with self._failing_once(type(sink)):
                 sink.take(look)
-            except Exception:  # noqa: BLE001 - looks go on without it
-                if kind not in self._failing:  # once, until it works again
-                    _log.exception("%s could not take a look", kind.__name__)
-                self._failing.add(kind)
-            else:
-                self._failing.discard(kind)
+
+    @contextmanager
+    def _failing_once(self, kind: type) -> Iterator[None]:
+        """Looks go on without what fails; it is logged once, until it works again."""
+        try:
+            yield
+        except Exception:  # noqa: BLE001
+            if kind not in self._failing:
+                _log.exception("%s could not take a look", kind.__name__)
+            self._failing.add(kind)
+        else:
+            self._failing.discard(kind)
 
     def _close(self) -> None:
         """Close all sinks at the same time: one that hangs does not cost the others."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
@@ -61,6 +63,14 @@ _KINDS: dict[str, type] = {
 _NAME = "poolwatch-sidecar"
 _PATIENCE_S = 0.4
 """How long the end of the sidecar waits for the last push."""
+_AGAIN_S = 600.0
+"""How often the same warning is said."""
+_REASON = re.compile(
+    r"StatusCode\.[A-Z_]+|code: \d{3}|connection refused|timed? ?out|resolve",
+    re.IGNORECASE,
+)
+"""What may be said of a failure. The SDK's own words have the receiver's URL or a
+header, and these may have a token."""
 
 _log = logging.getLogger("poolwatch.sidecar")
 
@@ -79,11 +89,37 @@ class _Point(NamedTuple):
     longest: float | None
 
 
+class _Warnings(logging.Handler):
+    """Takes the SDK's warnings: a few a minute for as long as a receiver is away."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._due: dict[str, float] = {}
+        """By the name of the SDK's logger."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say now and then, in words of our own, that something is wrong."""
+        now = time.monotonic()
+        if now < self._due.get(record.name, 0.0):
+            return
+        self._due[record.name] = now + _AGAIN_S
+        if record.name.startswith("opentelemetry.exporter."):
+            reason = _REASON.search(record.getMessage())
+            why = f" ({reason[0]})" if reason else ""
+            _log.warning("the receiver of OTLP does not take the metrics%s", why)
+        else:
+            _log.warning(
+                "OpenTelemetry refuses a setting, see OTEL_* (%s)", record.name
+            )
+
+
 class OtlpPush(Sink):
     """Pushes what the newest look says, at the SDK's own interval."""
 
     def __init__(self) -> None:
         """Raises UsageError if the environment cannot be used."""
+        sdk = logging.getLogger("opentelemetry")
+        sdk.handlers, sdk.propagate = [_Warnings()], False
         exporter = _exporter()
         self._newest: Look | None = None
         self._names: dict[tuple[object, ...], PoolNames] = {}

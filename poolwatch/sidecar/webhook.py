@@ -29,6 +29,7 @@ _HEADERS = {
     "Content-Type": "application/json",
     "User-Agent": f"poolwatch/{VERSION}",
 }
+_NOT_SENT = "an incident was not sent to the webhook: %s"
 _log = logging.getLogger("poolwatch.sidecar")
 
 
@@ -77,7 +78,10 @@ class Webhook(Sink):
 
     def _work(self) -> None:
         while (body := self._waiting.get()) is not None:
-            self._send(body)
+            try:
+                self._send(body)
+            except Exception as error:  # noqa: BLE001 - such as: no thread can be started
+                _log.warning(_NOT_SENT, type(error).__name__)
 
     def _send(self, body: bytes) -> None:
         why: str | None = None
@@ -88,7 +92,7 @@ class Webhook(Sink):
             if why is None:
                 self._dropping = False
                 return
-        _log.warning("an incident was not sent to the webhook: %s", why)
+        _log.warning(_NOT_SENT, why)
 
     def _try(self, body: bytes) -> str | None:
         """Send once; returns why it failed. The time limit holds for all of it."""

@@ -39,7 +39,8 @@ for line in sys.stdin:
         print(type(error).__name__, flush=True)
 """
 LEAK = """
-import sys, threading
+import platform, sys, threading
+platform.node = lambda: "container"  # a name that its sidecar does not have
 from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 import poolwatch
@@ -108,7 +109,7 @@ def hook():
         server.shutdown()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_it_waits_for_a_process_and_ends_when_told_to(apps, sidecar, number):
     running = sidecar(*BARE)
     assert running.said == (

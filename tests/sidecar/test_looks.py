@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 
+import fake_looks
 import fakes
 import pytest
 from helpers import LONG_S, until
@@ -103,6 +105,14 @@ def test_a_sink_that_fails_costs_the_others_nothing(loop, caplog):
         "BrokenSink could not be closed",
     ]
     hanging.closed.set()
+
+
+def test_a_process_that_lies_about_its_start_stops_no_look(loop, caplog):
+    liar, sink = replace(PROCESS, started_at="later"), Sink()
+    known = fake_looks.incident("one", PROCESS, 0)
+    loop(fakes.FakeSource(fakes.snapshot(liar)), sink, lasting=[known])
+    until(lambda: len(sink.looks) > 3)
+    assert "Incidents could not take a look" in caplog.text
 
 
 def test_a_look_that_fails_changes_nothing(loop, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -25,6 +26,14 @@ from poolwatch.sidecar.otlp import OtlpPush
 PREFIX = "db.client.connection."
 POOL = f"{PREFIX}pool.name"
 GRPC = "opentelemetry.exporter.otlp.proto.grpc"
+
+
+@pytest.fixture(autouse=True)
+def sdk_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push takes the SDK's log; other tests have it back."""
+    sdk = logging.getLogger("opentelemetry")
+    monkeypatch.setattr(sdk, "handlers", [])
+    monkeypatch.setattr(sdk, "propagate", True)
 
 
 @pytest.fixture
@@ -150,6 +159,24 @@ def test_a_receiver_that_hangs_delays_nothing(
         ended = threading.Event()
         threading.Thread(target=lambda: (push.close(), ended.set())).start()
         assert ended.wait(10)
+
+
+def test_a_receiver_that_is_away_is_said_once_without_its_url(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, process: Process
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_TIMEOUT", "50")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1/s3cret")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization s3cret")
+    push = OtlpPush()
+    push.take(look(process))
+    said = "the receiver of OTLP does not take the metrics"
+    until(lambda: said in caplog.text)
+    push.close()
+    assert caplog.text.count(said) == 1
+    assert "OpenTelemetry refuses a setting" in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 @pytest.mark.parametrize(

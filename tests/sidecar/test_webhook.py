@@ -122,6 +122,24 @@ def test_a_second_try_may_succeed(caplog):
     assert not logged(caplog)
 
 
+def test_a_surprise_costs_one_post_and_not_the_others(caplog, monkeypatch):
+    send, fails = Webhook._try, [RuntimeError("can't start new thread")]
+
+    def once(self, body):
+        if fails:
+            raise fails.pop()
+        return send(self, body)
+
+    monkeypatch.setattr(Webhook, "_try", once)
+    with serving() as server:
+        hook = Webhook(server.url)
+        for look in looks("long_hold"):
+            hook.take(look)
+        until(lambda: [each["event"] for each in server.got] == ["ended"])
+        hook.close()
+    assert logged(caplog) == ["an incident was not sent to the webhook: RuntimeError"]
+
+
 def trickle(listener):
     """Answer each request byte by byte, without an end."""
     with suppress(OSError):

@@ -67,7 +67,7 @@ class Host:
         self.chance = random.Random(number)
         self.incident: Incident | None = None
         self.writer = HistoryWriter(
-            url, keep_s=7 * 86400, keep_bytes=1 << 40, host=self.name, threaded=False
+            url, keep_s=7 * 86400, keep_bytes=1 << 40, hosts={self.name}, threaded=False
         )
 
     def look(self, at: float) -> None:

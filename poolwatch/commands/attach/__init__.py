@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.commands.arguments import (
-    CHECK_EXIT_CODES,
     Parsers,
     add_dir,
     environment,
@@ -63,6 +62,10 @@ _BEFORE_WAKE_S = 0.5
 _STAYS_ARMED_S = 60.0
 _WORKS_S = 60.0
 """Limit for an attach that has begun, in a process that is very busy."""
+_EXIT_CODES = """\
+exit codes: 0 fine, 1 the process has not answered yet, 2 usage, or it cannot be
+watched, 3 there is no such process, 4 permission denied
+"""
 
 
 def add(parsers: Parsers) -> argparse.ArgumentParser:
@@ -71,7 +74,7 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         "attach",
         help="watch a process that runs already (Python 3.14 and later)",
         description=_DESCRIPTION,
-        epilog=f"{_EPILOG}{environment('POOLWATCH_DIR')}\n{CHECK_EXIT_CODES}",
+        epilog=f"{_EPILOG}{environment('POOLWATCH_DIR')}\n{_EXIT_CODES}",
     )
     parser.add_argument("pid", metavar="PID", help="the process")
     parser.add_argument(

@@ -27,8 +27,10 @@ from poolwatch.sidecar.history.pictures import Picture, Pictures
 from poolwatch.sidecar.history.schema import (
     call_sites,
     incidents,
+    pool_minutes,
     pools,
     processes,
+    site_minutes,
 )
 from poolwatch.sidecar.looks import Look
 from poolwatch.text.naming import with_names
@@ -41,6 +43,8 @@ _SAME_S = 0.001
 _GONE_AFTER = 3
 """Looks that neither show nor list a process which has ended."""
 _MAX_KNOWN = 20_000
+_KNOWN_S = 600.0
+"""How long a row is taken to be in the store, which forgets those without minutes."""
 RECORDS = (processes, pools, call_sites, incidents)
 """Tables whose rows are not of one minute."""
 _NAMES = {table: [column.name for column in table.c] for table in RECORDS}
@@ -89,8 +93,8 @@ class Pending:
         self._highest: float = float("inf")
         """The latest minute that there was; before the first one, any may have been."""
         self._records: Rows = {table: {} for table in RECORDS}
-        self._known: dict[Key, object] = {}
-        """The contents of rows of pools and call sites that were given out before."""
+        self._known: dict[Key, tuple[object, float]] = {}
+        """Rows of pools and call sites that were given out: their contents and when."""
 
     # -- looks ---------------------------------------------------------------------
 
@@ -122,7 +126,7 @@ class Pending:
         process_id = id_of(process.host, process.pid, process.started_at)
         totals = self._totals(process_id, process, look)
         for site_id, site in minute.add(process_id, process, totals).items():
-            if self._is_new(call_sites, site_id, site):
+            if self._is_new(call_sites, site_id, site, look.at):
                 self._records[call_sites][site_id,] = site
         row = _process_row(process_id, process, look.at)
         self.seen[process_id] = Seen(row, totals)
@@ -130,7 +134,7 @@ class Pending:
         for pool in with_names(process).pools:
             pool_id = id_of(process_id, pool.id)
             setup = (pool.name, pool.kind, pool.url, pool.size, pool.max_overflow)
-            if self._is_new(pools, pool_id, (*setup, pool.timeout_s)):
+            if self._is_new(pools, pool_id, (*setup, pool.timeout_s), look.at):
                 self._records[pools][pool_id,] = _pool_row(pool_id, process_id, pool)
         self.pictures.show(process_id, process, look.at)
         return process_id
@@ -159,14 +163,15 @@ class Pending:
         )
         return Totals(process if is_known else None)
 
-    def _is_new(self, table: Table, row_id: int, content: object) -> bool:
-        """Whether a row of this content has not been given out before."""
+    def _is_new(self, table: Table, row_id: int, content: object, at: float) -> bool:
+        """Whether a row of this content has not been given out lately."""
         key = (table.name, row_id)
-        if self._known.get(key) == content:
+        known, given_at = self._known.get(key, (None, 0.0))
+        if known == content and abs(at - given_at) < _KNOWN_S:
             return False
         if len(self._known) > _MAX_KNOWN:
             self._known.clear()
-        self._known[key] = content
+        self._known[key] = content, at
         return True
 
     def _miss(self, shown: Iterable[int], look: Look) -> None:
@@ -225,6 +230,7 @@ class Pending:
     def write_again(self) -> None:
         """The store may be a new one: nothing is known to be there."""
         self._known.clear()
+        self.pictures.write_again()
 
     def days(self) -> set[int]:
         """The days that the next batch writes, today and tomorrow."""
@@ -272,6 +278,20 @@ class Pending:
             rows = self._records[table]
             for key in [k for k, row in rows.items() if row[name] < start]:
                 del rows[key]
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
+        """Drop the pools and call sites of which no minute is left."""
+        minutes = self._minutes.values()
+        used = {
+            pools: {key[0] for each in minutes for key in each.rows[pool_minutes]},
+            call_sites: {key[1] for each in minutes for key in each.rows[site_minutes]},
+        }
+        for table, ids in used.items():
+            rows = self._records[table]
+            for key in [key for key in rows if key[0] not in ids]:
+                del rows[key]
+                self._known.pop((table.name, *key), None)
 
     def _bytes(self) -> int:
         rows = sum(map(len, self._records.values()))

@@ -146,6 +146,11 @@ class Pictures:
                 picture.replaces = UNKNOWN
                 self._kept[picture.process_id, picture.at] = picture
 
+    def write_again(self) -> None:
+        """Nothing is known to be in the store."""
+        for shown in self._shown.values():
+            shown.row_at, shown.written = UNKNOWN, None
+
     def written(self, pictures: Iterable[Picture]) -> None:
         """They are in the store."""
         for picture in pictures:

@@ -7,7 +7,7 @@ the two sidecars is counted. Otherwise the first look is the base line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, true, update
@@ -24,9 +24,11 @@ _SAME_S = 1e-5
 """Times differ by less if they are the same."""
 
 
-def resume(connection: Connection, pending: Pending, host: str) -> list[Incident]:
-    """Load the state of a host; returns the incidents that have not ended."""
-    ours = processes.c.host == host
+def resume(
+    connection: Connection, pending: Pending, hosts: Collection[str]
+) -> list[Incident]:
+    """Load the state of these hosts; returns the incidents that have not ended."""
+    ours = processes.c.host.in_(hosts)
     last = connection.scalar(select(func.max(processes.c.last_seen_at)).where(ours))
     if last is None:
         return []
@@ -56,17 +58,19 @@ def resume(connection: Connection, pending: Pending, host: str) -> list[Incident
     return found
 
 
-def end_others(connection: Connection, known: Iterable[str], host: str) -> None:
-    """End what an earlier sidecar of this host has left open.
+def end_others(
+    connection: Connection, known: Iterable[str], hosts: Collection[str]
+) -> None:
+    """End what an earlier sidecar of these hosts has left open.
 
     For a store that was away at the start: its incidents go on under new ids.
     """
-    of_host = select(processes.c.id).where(processes.c.host == host)
+    of_hosts = select(processes.c.id).where(processes.c.host.in_(hosts))
     connection.execute(
         update(incidents)
         .where(
             incidents.c.ended_at.is_(None),
-            incidents.c.process_id.in_(of_host),
+            incidents.c.process_id.in_(of_hosts),
             incidents.c.id.not_in(list(known)),
         )
         .values(ended_at=incidents.c.last_seen_at)

@@ -20,16 +20,21 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import DBAPIError
 
 from poolwatch.sidecar.history import partitions
 from poolwatch.sidecar.history.minutes import MINUTE_S, TABLES
 from poolwatch.sidecar.history.schema import (
+    call_sites,
     incidents,
     metadata,
+    pool_minutes,
     pools,
     processes,
+    site_minutes,
     snapshots,
 )
+from poolwatch.sidecar.history.store import failure
 
 _log = logging.getLogger("poolwatch.sidecar")
 
@@ -45,6 +50,7 @@ _SIZE = text(
     "ARRAY(SELECT pg_catalog.to_regclass(name)::oid "
     "FROM unnest(CAST(:names AS text[])) name)))"
 )
+_SERVER_NOW = text("SELECT CAST(extract(epoch FROM now()) AS double precision)")
 _LASTING = select(incidents.c.id).where(incidents.c.ended_at.is_(None))
 _STAYING = and_(
     not_(snapshots.c.newest),
@@ -61,18 +67,42 @@ class Retention:
         self._keep_s = keep_s
         self._keep_bytes = keep_bytes
         self._due = 0.0
+        self._day: int | None = None
+        """Of the rows that were forgotten last, in SQLite."""
+        self._day_is_over = False
+        """Whether the last rows of a day have just been forgotten."""
         self._said = False
+        self._failure: str | None = None
 
     def step(self, engine: Engine, now: float) -> None:
-        """Forget a little if it is time to; ``now``: the time of the last look."""
+        """Forget a little if it is time to; ``now``: the time of the last look.
+
+        Unless the store is gone, a failure is logged once, and tried again: what is new
+        is written all the same.
+        """
         if abs(self._due - now) <= _EVERY_S and now < self._due:
             return
         self._due = now + _EVERY_S  # also if it fails
+        try:
+            if self._step(engine, now):
+                self._due = now
+            self._failure = None
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            before, self._failure = self._failure, str(failure(error))
+            if self._failure != before:
+                _log.warning("%s; what is too old stays meanwhile", self._failure)
+
+    def _step(self, engine: Engine, now: float) -> bool:
+        step = self._by_day if engine.dialect.name == "postgresql" else self._by_row
         with engine.begin() as connection:
-            step = self._by_day if engine.dialect.name == "postgresql" else self._by_row
             more = step(connection, now)
-        if more:
-            self._due = now
+        if self._day_is_over:
+            self._day_is_over = False
+            with engine.begin() as connection:
+                _forget_unused(connection)
+        return more
 
     # -- SQLite --------------------------------------------------------------------
 
@@ -91,6 +121,8 @@ class Retention:
         forgets = oldest is not None and oldest < until
         if oldest is not None and forgets:
             _forget(connection, min(until, oldest + _STEP_S))
+            before, self._day = self._day, partitions.day_of(oldest)
+            self._day_is_over = self._day != before
         spare = max(excess, free - pages // 4)
         if spare > 0:
             _give_back(connection, min(spare, _PAGES))
@@ -103,6 +135,8 @@ class Retention:
         partitions.limit_waiting(connection)
         if not partitions.try_lock(connection):
             return False
+        # one host whose clock is wrong must not drop the days of all
+        now = min(now, float(connection.scalar(_SERVER_NOW) or now))
         until = now - self._keep_s
         today = partitions.day_of(now)
         days = partitions.days_kept(connection)
@@ -119,6 +153,7 @@ class Retention:
                     "the history of today alone is larger than --keep-size: whole days "
                     "are dropped, not hours"
                 )
+        self._day_is_over = bool(old)
         if old:
             partitions.drop(connection, old)
             until = max(until, partitions.DAY_S * (max(old) + 1))
@@ -158,3 +193,19 @@ def _forget(connection: Connection, until: float, *, minutes: bool = True) -> No
     run(delete(incidents).where(incidents.c.process_id.in_(gone)))
     run(delete(pools).where(pools.c.process_id.in_(gone)))
     run(delete(processes).where(processes.c.last_seen_at < until))
+
+
+def _forget_unused(connection: Connection) -> None:
+    """Delete the pools and call sites of which no minute is left.
+
+    A program may make pools without end, or have other paths each time it starts.
+    """
+    if connection.dialect.name == "postgresql":
+        partitions.limit_waiting(connection)
+    used = {
+        pools: select(pool_minutes.c.pool_id),
+        call_sites: select(site_minutes.c.call_site_id),
+    }
+    for table, ids in used.items():
+        unused = select(table.c.id).except_(ids)
+        connection.execute(delete(table).where(table.c.id.in_(unused)))

@@ -5,8 +5,10 @@ What a driver says is never shown as it is: it may quote the URL with its passwo
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import sqlite3
 import stat
 import time
@@ -71,23 +73,38 @@ _LAST_S = 253402300799
 """Since the epoch: the end of the year 9999."""
 _NONE = "there is no history in {}: poolwatch sidecar writes one"
 _FORBIDDEN = "42501"
-_SENTENCES = {
-    "25006": "the server is read-only (a standby?)",
+_REFUSED = {
     "42P01": "its tables are missing",
     "42703": "its tables are not those of poolwatch",
+}
+"""By SQLSTATE."""
+_AWAY = {
+    "25006": "the server is read-only (a standby?)",
     "53100": "the server's disk is full",
     "55P03": "another session has locked its tables",
     "57014": "the server was too slow",
 }
-"""By SQLSTATE."""
+"""The same of what passes."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_AWAY_SQLITE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+_AWAY_WORDS = re.compile(
+    "too many clients|connection slots are|too many connections"
+    "|temporary failure in name resolution",
+    re.IGNORECASE,
+)
+"""Of a connect, which has no SQLSTATE."""
 _compact = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class AwayError(PoolwatchError):
+    """The store cannot be used now: down, full, locked. A writer waits for it."""
 
 
 def open_store(url: str | None, *, write: bool) -> Engine:
     """Open the history; with ``write`` it is made if there is none.
 
     ``url``: any SQLAlchemy URL of SQLite or PostgreSQL; None for the user's own file.
-    Raises PoolwatchError with one sentence, ServerDownError if nothing answers.
+    Raises PoolwatchError with one sentence, AwayError if it may be there later.
     """
     target = _target(url)
     if target.get_backend_name() == "sqlite":
@@ -112,18 +129,21 @@ def failure(error: BaseException) -> PoolwatchError:
         return error
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
-        return UsageError(f"the history: SQLite says: {one_line(str(cause), 200)}")
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        kind = AwayError if code in _AWAY_SQLITE else UsageError
+        return kind(f"the history: SQLite says: {one_line(str(cause), 200)}")
     state = getattr(cause, "pgcode", None)
     if state == _FORBIDDEN:
         return ForbiddenError(
             "the history: the role may not read, write or make the tables there"
         )
-    if state in _SENTENCES:
-        return UsageError(f"the history: {_SENTENCES[state]}")
+    if state in _AWAY:
+        return AwayError(f"the history: {_AWAY[state]}")
+    if state in _REFUSED:
+        return UsageError(f"the history: {_REFUSED[state]}")
     known = as_failure(cause, alone=True)
-    if isinstance(known, ServerDownError):
-        return ServerDownError(f"the history: {known}", known.words)
-    return UsageError(f"the history: {known}")
+    is_away = isinstance(known, ServerDownError) or _AWAY_WORDS.search(str(cause))
+    return (AwayError if is_away else UsageError)(f"the history: {known}")
 
 
 def _target(url: str | None) -> URL:
@@ -172,7 +192,8 @@ def _open_sqlite(path: Path, write: bool) -> Engine:
         ) from None
     except OSError as error:
         why = error.strerror or type(error).__name__
-        raise UsageError(f"the history {name} cannot be opened: {why}") from None
+        refused = AwayError if error.errno in _NO_SPACE else UsageError
+        raise refused(f"the history {name} cannot be opened: {why}") from None
     if not empty:
         _check_owner(path, name, write)
     elif not write:
@@ -286,9 +307,12 @@ def _open_postgres(target: URL, write: bool) -> Engine:
 def _check_store(engine: Engine, write: bool, name: str) -> None:
     try:
         with engine.begin() as connection:
-            if write and engine.dialect.name == "postgresql":
+            is_made = inspect(connection).has_table(store.name)
+            if write and not is_made and engine.dialect.name == "postgresql":
+                partitions.limit_waiting(connection)
                 partitions.lock(connection)
-            if inspect(connection).has_table(store.name):
+                is_made = inspect(connection).has_table(store.name)
+            if is_made:
                 if engine.dialect.name == "sqlite":
                     _check_values(connection, name)
                 _check_version(connection, name)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from poolwatch.errors import PoolwatchError, ServerDownError
+from poolwatch.errors import PoolwatchError
 from poolwatch.model import Incident
 from poolwatch.sidecar.history import partitions, resuming
 from poolwatch.sidecar.history.minutes import TABLES, earlier_rows
@@ -40,7 +42,7 @@ from poolwatch.sidecar.history.pending import RECORDS, Batch, Pending
 from poolwatch.sidecar.history.pictures import UNKNOWN, Picture
 from poolwatch.sidecar.history.retention import Retention
 from poolwatch.sidecar.history.schema import call_sites, incidents, snapshots
-from poolwatch.sidecar.history.store import failure, open_store
+from poolwatch.sidecar.history.store import AwayError, failure, open_store
 from poolwatch.sidecar.looks import Look
 
 _log = logging.getLogger("poolwatch.sidecar")
@@ -63,12 +65,12 @@ class HistoryWriter:
         *,
         keep_s: float,
         keep_bytes: float,
-        host: str | None = None,
+        hosts: Collection[str] = (),
         threaded: bool = True,
     ) -> None:
-        """``host``: whose incidents go on; not ``threaded``: write() must be called."""
+        """``hosts``: whose incidents go on; not ``threaded``: the caller writes."""
         self._url = url
-        self._host = host or socket.gethostname()
+        self._hosts = frozenset(hosts or {socket.gethostname()})
         self._pending = Pending()
         self._retention = Retention(keep_s, keep_bytes)
         self._lasting: list[Incident] = []
@@ -88,15 +90,17 @@ class HistoryWriter:
         self._days: set[int] = set()
         """Days that are known to have their partitions."""
         self._engine: Engine | None = None
+        self._file: tuple[int, int] | None = None
+        """The file of SQLite that was opened, see _file_of()."""
         try:
-            self._engine = open_store(url, write=True)
-            with self._engine.begin() as connection:
-                self._lasting = resuming.resume(connection, self._pending, self._host)
+            engine = self._opened()
+            with engine.begin() as connection:
+                self._lasting = resuming.resume(connection, self._pending, self._hosts)
             self._resumed = True
-        except ServerDownError as error:
-            self._failed(error)
         except (PoolwatchError, SQLAlchemyError) as error:
-            raise failure(error) from None
+            if not isinstance(failure(error), AwayError):
+                raise failure(error) from None
+            self._failed(error)
         self._thread = threading.Thread(
             target=self._run, name="poolwatch-history", daemon=True
         )
@@ -104,7 +108,7 @@ class HistoryWriter:
             self._thread.start()
 
     def lasting(self) -> list[Incident]:
-        """The incidents of this host that had not ended when the writer was made."""
+        """The incidents of its hosts that had not ended when the writer was made."""
         return list(self._lasting)
 
     @property
@@ -221,18 +225,26 @@ class HistoryWriter:
 
     def _open(self) -> Engine:
         engine = self._engine
-        if engine is not None and _is_there(engine):
+        if engine is not None and self._file == _file_of(engine):
             return engine
         if engine is not None:
-            engine.dispose()
-        engine = self._engine = open_store(self._url, write=True)
+            _leave(engine)
+        engine = self._opened()
         self._days = set()
         with self._lock:
             self._pending.write_again()
+            hosts = self._hosts | {
+                seen.row["host"] for seen in self._pending.seen.values()
+            }
         if not self._resumed:
             with engine.begin() as connection:
-                resuming.end_others(connection, self._pending.owners, self._host)
+                resuming.end_others(connection, self._pending.owners, hosts)
             self._resumed = True
+        return engine
+
+    def _opened(self) -> Engine:
+        engine = self._engine = open_store(self._url, write=True)
+        self._file = _file_of(engine)
         return engine
 
     def _make_partitions(self, engine: Engine) -> None:
@@ -261,10 +273,28 @@ class HistoryWriter:
         return batch
 
 
-def _is_there(engine: Engine) -> bool:
-    """Whether the store is still the one that was opened: files can be removed."""
-    path = engine.url.database
-    return engine.dialect.name != "sqlite" or (path is not None and Path(path).exists())
+def _file_of(engine: Engine) -> tuple[int, int] | None:
+    """What tells a file of SQLite from another one that takes its place.
+
+    None if it is gone. A server has none: (0, 0).
+    """
+    if engine.dialect.name != "sqlite":
+        return 0, 0
+    with suppress(OSError):
+        found = Path(engine.url.database or "").stat()
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _leave(engine: Engine) -> None:
+    """Leave a file of SQLite that was moved away or removed, but leave it complete.
+
+    Its log would be taken for that of the file which is there now.
+    """
+    failed = suppress(sqlite3.Error, SQLAlchemyError)
+    with failed, closing(engine.raw_connection()) as connection:
+        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
 
 
 def _write(connection: Connection, batch: Batch) -> None:

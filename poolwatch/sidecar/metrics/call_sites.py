@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from poolwatch.model import OTHER_SITES, OTHER_VALUES, LabelStats, SiteStats
 from poolwatch.text.format import neutral, one_line
@@ -19,19 +19,31 @@ class Named:
     """The call sites of a pool, the values of a label or the pools that have a name.
 
     A place stays taken while its process lives: a series that went over to ``other``
-    would end, and one that came from there would have ``other`` fall.
+    would end, and one that came from there would have ``other`` fall. Of a service
+    that outlives its processes, the lines of an older version make room.
     """
 
     def __init__(self, places: int = MAX_NAMED) -> None:
         self._places = places
         self._names: set[str] = set()
 
-    def fill(self, weights: Mapping[str, float]) -> None:
-        """Give the free places to the heaviest."""
-        free = self._places - len(self._names)
-        if free > 0:
-            new = weights.keys() - self._names - {OTHER}
-            self._names.update(sorted(new, key=lambda n: (-weights[n], n))[:free])
+    def fill(
+        self,
+        weights: Mapping[str, float],
+        living: Callable[[], Collection[str]] | None = None,
+    ) -> set[str]:
+        """Give the free places to the heaviest.
+
+        If there are too few, names that are not ``living`` make room; returns these.
+        """
+        new = weights.keys() - self._names - {OTHER}
+        former: set[str] = set()
+        if living is not None and len(self._names) + len(new) > self._places:
+            former = self._names.difference(living())
+            self._names -= former
+        free = max(0, self._places - len(self._names))
+        self._names.update(sorted(new, key=lambda n: (-weights[n], n))[:free])
+        return former
 
     def name(self, value: str) -> str:
         """Return the value if it has a place, else ``other``."""

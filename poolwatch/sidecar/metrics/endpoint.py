@@ -9,10 +9,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import cast
+from typing import Any, cast
 
 from poolwatch.errors import ForbiddenError, UsageError
 from poolwatch.ledger.histogram import Histogram
@@ -33,8 +34,10 @@ from poolwatch.text.format import duration, one_line
 DEFAULT_ADDRESS = "127.0.0.1:9646"
 _ADDRESS = re.compile(r"(?:(\[[^\[\]]+\]|[^\[\]:\s]+):)?([0-9]{1,5})")
 _PATIENCE_S = 10.0
-"""A client that sends or reads nothing for so long is left; and how long a look may be
-overdue before the sidecar is called unwell."""
+"""A client that takes longer is left; and how long a look may be overdue before the
+sidecar is called unwell."""
+_MAX_OPEN = 64
+"""Clients at one time: each has a thread."""
 
 _log = logging.getLogger("poolwatch.sidecar")
 
@@ -139,15 +142,38 @@ def _missing(snapshot: Snapshot) -> dict[str, int]:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # with the usual 5, some of many at once wait for seconds
     allow_reuse_port = False  # or two sidecars would share one port, unnoticed
 
     def __init__(self, address: tuple[str, int], family: int, metrics: Metrics) -> None:
         self.address_family = family
         self.metrics = metrics
+        self._open: dict[Any, float] = {}
+        """Until when each client may take."""
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)  # HTTPServer's would ask a name server
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a client in a thread of its own, unless there are too many."""
+        if len(self._open) >= _MAX_OPEN:
+            self.shutdown_request(request)
+            return
+        self._open[request] = time.monotonic() + _PATIENCE_S
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Leave those that take too long: a byte now and then is not enough."""
+        now = time.monotonic()
+        for request, until in list(self._open.items()):
+            if now > until:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - http.server's signature
         """Say nothing of a scraper that went away."""

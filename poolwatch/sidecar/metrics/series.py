@@ -9,7 +9,16 @@ several processes goes.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from functools import partial
 from operator import add, sub
 
 from poolwatch.model import Process, Unreachable
@@ -51,11 +60,16 @@ class _Member:
         """Looks in a row without a trace of it."""
         self.counted: dict[tuple[str, Hashable], Value] = {}
         """What has been added up of each of its counters."""
+        self.places: set[tuple[str, str, str]] = set()
+        """Pool, label and value of those that it has now."""
 
     def growth(self, by_label: Iterable[str]) -> list[tuple[Count, Value]]:
         """What it has counted since the last call."""
         found, counted = [], {}
+        self.places.clear()
         for each in counts(self.process, by_label):
+            if each.by is not None:
+                self.places.add((each.pool, *each.by))
             key = each.family, each.source
             before = self.counted.get(key)
             if before is None:
@@ -78,6 +92,18 @@ class _Pool:
         self.named: defaultdict[str, Named] = defaultdict(Named)
         """By label."""
         self.totals: dict[tuple[str, Labels], Value] = {}
+
+    def fill(
+        self,
+        label: str,
+        held: Mapping[str, float],
+        living: Callable[[], Collection[str]],
+    ) -> None:
+        """Give values of a label names of their own."""
+        former = self.named[label].fill(held, living)
+        gone = {(label, value) for value in former}
+        for key in [key for key in self.totals if gone.intersection(key[1])]:
+            del self.totals[key]
 
     def add(self, count: Count, grown: Value) -> None:
         labels: Labels = ()
@@ -111,13 +137,22 @@ class _Group:
                 held = seconds[self.pool_names.name(count.pool), label]
                 held[value] = held.get(value, 0.0) + count.value[0]
         for (pool, label), held in seconds.items():
-            self._pool(pool).named[label].fill(held)
+            self._pool(pool).fill(label, held, partial(self._values, pool, label))
         for count, growth in grown:
             self._pool(self.pool_names.name(count.pool)).add(count, growth)
         former = [n for n in self._pools if n not in living and n != OTHER]
         for name in former[:-MAX_FORMER]:
             del self._pools[name]
             self.pool_names.forget(name)
+
+    def _values(self, pool: str, label: str) -> set[str]:
+        """The values of a label that a process has."""
+        return {
+            value
+            for member in self.members.values()
+            for name, of_label, value in member.places
+            if of_label == label and self.pool_names.name(name) == pool
+        }
 
     def _pool(self, name: str) -> _Pool:
         return self._pools.setdefault(name, _Pool())

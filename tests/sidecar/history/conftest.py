@@ -32,7 +32,7 @@ def writer(url) -> Iterator[Callable[..., HistoryWriter]]:
     made: list[HistoryWriter] = []
 
     def make(**changes: Any) -> HistoryWriter:
-        options = {"keep_s": 7 * 86400, "keep_bytes": 1 << 30, "host": "web-1"}
+        options = {"keep_s": 7 * 86400, "keep_bytes": 1 << 30, "hosts": {"web-1"}}
         made.append(HistoryWriter(url, **{**options, "threaded": False, **changes}))
         return made[-1]
 

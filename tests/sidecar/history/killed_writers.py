@@ -32,7 +32,7 @@ from poolwatch.sidecar.history.writing import HistoryWriter
 
 def write_for_ever(url: str, said: int, number: int) -> None:
     history = HistoryWriter(
-        url, keep_s=1e9, keep_bytes=1e9, host="web-1", threaded=False
+        url, keep_s=1e9, keep_bytes=1e9, hosts={"web-1"}, threaded=False
     )
     known = history.lasting()
     while True:

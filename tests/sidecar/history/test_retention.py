@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 from fake_looks import NOON, SITE, began, incident, look, over, process
-from sqlalchemy import select
+from sqlalchemy import Integer, cast, select
 
 from poolwatch.diagnosis.incidents import Changes
 from poolwatch.sidecar.history import partitions
 from poolwatch.sidecar.history.retention import Retention
 from poolwatch.sidecar.history.schema import (
+    call_sites,
     incidents,
     pool_minutes,
     pools,
@@ -98,6 +99,23 @@ def test_a_tiny_size_keeps_the_present(writer, oldest):
     assert oldest(pools.c.size) is not None
 
 
+def test_pools_and_lines_without_end_go_with_their_minutes(writer, oldest):
+    history = writer(keep_s=3600)
+    pool_of, site_of = process(1).pools[0], process(1).sites[0]
+    for number in range(0, 36, 2):
+        new = replace(pool_of, id=str(number), name=str(number))
+        site = replace(site_of, pool=new.id, site=SITE._replace(line=number))
+        for second, sites in enumerate([(), (site,)]):
+            now = process(1, pools=(new,), sites=sites)
+            history.take(look(number * 3600 + second, now))
+            history.write()
+    finish(history, NOON + number * 3600)
+    assert oldest(cast(pools.c.name, Integer)) + NOON > 10
+    assert oldest(call_sites.c.line) + NOON > 10
+    used = select(pool_minutes.c.pool_id)
+    assert oldest(cast(pools.c.name, Integer), pools.c.id.in_(used)) + NOON == 34
+
+
 @pytest.mark.postgres
 class TestDays:
     """In PostgreSQL."""
@@ -133,11 +151,34 @@ class TestDays:
         retention.step(history._engine, now)
         assert oldest(pool_minutes.c.minute) == 2.5 * DAY
 
+    def test_a_host_with_a_wrong_clock_drops_nothing(self, writer, oldest):
+        history = writer(keep_s=100 * 365 * DAY)
+        for at in (0, 200 * 365 * DAY, 2 * DAY):
+            history._retention._due = 0.0
+            history.take(look(at, process(at)))
+            history.write()
+        assert oldest(pool_minutes.c.minute) == 0
+
+    def test_what_cannot_go_now_is_said_once(self, writer, caplog):
+        history = writer(keep_s=2 * DAY)
+        fill(history, hours=24, step_s=4 * 3600)
+        with history._engine.connect() as reading:
+            reading.execute(select(pool_minutes).limit(1))  # a report that takes long
+            for day in (5, 6):
+                history._retention._due = 0.0
+                history.take(look(day * DAY, process(100 + day)))
+                history.write()
+        (said,) = [record.message for record in caplog.records]
+        assert said == (
+            "the history: another session has locked its tables; what is too old stays "
+            "meanwhile"
+        )
+
     def test_hosts_do_not_lock_each_other_out(self, writer, postgres):
         failures = []
 
         def work(host: str) -> None:
-            history = writer(host=host)
+            history = writer(hosts={host})
             try:
                 for number in range(6):
                     shop = process(number, host=host)

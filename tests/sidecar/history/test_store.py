@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect, update
 
-from poolwatch.errors import ForbiddenError, ServerDownError, UsageError
+from poolwatch.errors import ForbiddenError, UsageError
 from poolwatch.sidecar.history import partitions, schema
-from poolwatch.sidecar.history.store import open_store, place
+from poolwatch.sidecar.history.store import AwayError, open_store, place
 
 
 def refused(url, *, write=True) -> str:
@@ -125,9 +125,19 @@ def test_urls_that_are_none(url, words):
 
 
 def test_a_server_that_is_away_is_told_apart():
-    with pytest.raises(ServerDownError, match="no PostgreSQL answers") as caught:
+    with pytest.raises(AwayError, match="no PostgreSQL answers") as caught:
         open_store("postgresql://u:geheim@127.0.0.1:1/d", write=True)
     assert "geheim" not in str(caught.value)
+
+
+def test_a_locked_file_is_away(tmp_path, monkeypatch):
+    monkeypatch.setattr("poolwatch.sidecar.history.store._BUSY_S", 0.01)
+    path = tmp_path / "history.db"
+    open_store(f"sqlite:///{path}", write=True).dispose()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(AwayError, match="database is locked"):
+            open_store(f"sqlite:///{path}", write=True)
 
 
 _AS_NOBODY = """
@@ -180,6 +190,22 @@ class TestPostgres:
         url = postgres.as_role("guest").url().replace("/postgres?", "/closed?")
         with pytest.raises(ForbiddenError, match="may not"):
             open_store(url, write=True)
+
+    def test_a_server_without_a_slot_is_away(self, postgres):
+        postgres.execute("CREATE ROLE crowd LOGIN CONNECTION LIMIT 0")
+        with pytest.raises(AwayError, match="no connection slot left"):
+            open_store(postgres.as_role("crowd").url(), write=True)
+
+    def test_a_sidecar_that_hangs_holds_up_no_other(self, postgres):
+        postgres.execute("CREATE DATABASE hung")
+        url = postgres.url().replace("/postgres?", "/hung?")
+        open_store(url, write=True).dispose()
+        engine = open_store(url, write=True)
+        with engine.begin() as connection:
+            partitions.lock(connection)
+            limited = f"{url}&options=-cstatement_timeout%3D2s"
+            open_store(limited, write=True).dispose()
+        engine.dispose()
 
     def test_tables_of_another_program(self, postgres):
         postgres.execute("CREATE DATABASE taken")

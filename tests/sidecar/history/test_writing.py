@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import zlib
+from contextlib import closing
 from dataclasses import replace
 
 import fakes
@@ -25,6 +26,7 @@ from poolwatch.sidecar.history.schema import (
     site_minutes,
     snapshots,
 )
+from poolwatch.sidecar.history.writing import HistoryWriter
 
 
 @pytest.fixture
@@ -225,7 +227,7 @@ def test_a_restarted_sidecar_knows_what_lasts(writer, wrote, rows):
         8812,
         (SITE,),
     )
-    assert writer(host="web-2").lasting() == []
+    assert writer(hosts={"web-2"}).lasting() == []
     wrote(second, look(9, shop, changes=over(known, 9)))
     assert rows(incidents)[-1].ended_at == NOON + 9
     assert writer().lasting() == []
@@ -345,14 +347,25 @@ class TestAway:
             assert history._pending._bytes() <= 100_000
         back()
 
+    def test_processes_without_end_take_no_more_memory(self, writer, away):
+        history = writer()
+        self.attempt(history, look(0, process(0)))
+        back = away()
+        for minute in range(1, 60):
+            shop = process(5, started=NOON + minute * 60)
+            path = f"/tmp/unpacked-{minute}/app.py"
+            site = replace(shop.sites[0], site=SITE._replace(file=path))
+            for second in (1, 2):
+                history.take(look(minute * 60 + second, replace(shop, sites=(site,))))
+        back()
+        assert all(len(rows) <= 12 for rows in history._pending._records.values())
+
 
 def test_a_store_that_is_away_at_the_start_is_waited_for(start_postgres, caplog):
-    from poolwatch.sidecar.history.writing import HistoryWriter
-
     caplog.set_level(logging.WARNING)
     server = start_postgres()
     server.stop()
-    history = HistoryWriter(server.url(), keep_s=1e6, keep_bytes=1e9, host="web-1")
+    history = HistoryWriter(server.url(), keep_s=1e6, keep_bytes=1e9, hosts={"web-1"})
     assert history.lasting() == []
     history.take(look(0, process(1)))
     server.start()
@@ -364,11 +377,9 @@ def test_a_store_that_is_away_at_the_start_is_waited_for(start_postgres, caplog)
 
 
 def test_a_server_that_restarts(start_postgres, caplog):
-    from poolwatch.sidecar.history.writing import HistoryWriter
-
     caplog.set_level(logging.WARNING)
     server = start_postgres()
-    history = HistoryWriter(server.url(), keep_s=1e6, keep_bytes=1e9, host="web-1")
+    history = HistoryWriter(server.url(), keep_s=1e6, keep_bytes=1e9, hosts={"web-1"})
     history.take(look(0, process(1)))
     until(lambda: server.execute("SELECT count(*) FROM pool_minutes") == [(1,)])
     server.stop("immediate")
@@ -381,22 +392,30 @@ def test_a_server_that_restarts(start_postgres, caplog):
     assert server.execute("SELECT checkouts, looks FROM pool_minutes") == [(8, 3)]
 
 
-def test_a_removed_file_is_made_again(tmp_path):
-    from poolwatch.sidecar.history.writing import HistoryWriter
-
-    path = tmp_path / "history.db"
-    history = HistoryWriter(
-        f"sqlite:///{path}", keep_s=1e6, keep_bytes=1e9, threaded=False
-    )
-    for at in range(3):
+@pytest.mark.parametrize("by", ["removed", "moved", "another one"])
+def test_a_file_that_is_not_in_its_place_is_left_for_the_one_that_is(tmp_path, by):
+    path, old = tmp_path / "history.db", tmp_path / "old.db"
+    url = f"sqlite:///{path}"
+    other = HistoryWriter(f"sqlite:///{old}", keep_s=1e6, keep_bytes=1e9)
+    other.close()
+    history = HistoryWriter(url, keep_s=1e6, keep_bytes=1e9, threaded=False)
+    for at in range(4):
         history.take(look(at, process(at)))
         history.write()
-        if at == 0:
-            path.unlink()
+        if at == 1:
+            if by == "removed":
+                path.unlink()
+            elif by == "moved":
+                path.rename(old)
+            else:
+                old.replace(path)
     history.close()
-    with sqlite3.connect(path) as connection:
-        found = connection.execute(
-            "SELECT checkouts, name FROM pool_minutes JOIN pools ON pool_id = id"
-        ).fetchall()
-    connection.close()
-    assert found == [(1, "orders")] or found == [(2, "orders")]
+    query = """
+        SELECT checkouts, name, EXISTS (SELECT 1 FROM snapshots)
+        FROM pool_minutes JOIN pools ON pool_id = id
+    """
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute(query).fetchall() == [(3, "orders", 1)]
+    if by == "moved":  # complete, without the log that stands beside the other one
+        with closing(sqlite3.connect(old)) as connection:
+            assert connection.execute(query).fetchall() == [(1, "orders", 1)]

@@ -18,6 +18,7 @@ from fakes import (
     server_status,
     snapshot,
 )
+from helpers import until
 from prometheus_client.parser import text_string_to_metric_families
 
 from poolwatch.errors import ForbiddenError, UsageError
@@ -257,6 +258,28 @@ def test_without_pids_a_service_is_one_and_outlives_its_workers(serve):
     assert one(metrics, "poolwatch_up") == 1
 
 
+def test_new_lines_of_a_service_get_the_places_of_its_former_ones(serve):
+    metrics = serve(pid_label=False)
+    before = process()
+    for deployment in range(5):
+        sites = tuple(site(f"app.py:{10 * deployment + n}") for n in range(10))
+        now = process(pid=deployment + 1, sites=sites)
+        for both in (True, True, False, False, False, False):
+            sites = tuple(replace(each, held_s=each.held_s + 1) for each in now.sites)
+            now = replace(now, sites=sites)
+            metrics.take(look(now, *[before] * both))
+            held = scraped(
+                metrics,
+                "poolwatch_held_seconds_total",
+                service_name="orders-api",
+                host_name="web-1",
+                **{POOL: "orders"},
+            )
+        before = now
+    assert {f"app.py:{40 + n}" for n in range(10)} <= held.keys()
+    assert len(held) <= 33
+
+
 def test_silent_then_gone(metrics):
     here, other = with_leaks(2), process(pid=9)
     metrics.take(look(here, other))
@@ -323,6 +346,26 @@ def test_endpoint(metrics, monkeypatch):
     with pytest.raises(urllib.error.HTTPError, match="503") as refused:
         get(root + "/healthz")
     refused.value.close()
+
+
+def test_slow_clients_take_no_place_for_ever(metrics, monkeypatch):
+    monkeypatch.setattr("poolwatch.sidecar.metrics.endpoint._PATIENCE_S", 0.3)
+    monkeypatch.setattr("poolwatch.sidecar.metrics.endpoint._MAX_OPEN", 3)
+    address = metrics._server.server_address
+    slow = [socket.create_connection(address) for _ in range(9)]
+
+    def is_left(client):
+        try:
+            client.sendall(b"x")
+        except OSError:
+            return True
+        return False
+
+    until(lambda: {is_left(client) for client in slow} == {True})
+    until(lambda: not metrics._server._open)
+    assert get(metrics.url)
+    for client in slow:
+        client.close()
 
 
 @pytest.mark.parametrize(
