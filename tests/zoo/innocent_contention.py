@@ -114,7 +114,7 @@ async def asyncpg_streams(zoo: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-@innocent(world=ASYNCPG, seen=0, long_after=2.0, lasts=4.0)
+@innocent(also="unpooled", world=ASYNCPG, seen=0, long_after=2.0, lasts=4.0)
 async def asyncpg_timeouts(zoo: Any) -> None:
     """asyncpg: statements run into asyncio.timeout(), inside a session."""
     while True:

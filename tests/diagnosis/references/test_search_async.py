@@ -378,7 +378,10 @@ async def test_many_tasks(taken, engine, capsys):
     tasks = [asyncio.create_task(idle()) for _ in range(10_000)]
     tasks.append(await started(handler()))
     await until_async(lambda: taken.holds)
-    result = await asyncio.to_thread(taken.look, budget_s=0.05)
+    for _ in range(20):  # a busy machine may take the 50 ms away
+        result = await asyncio.to_thread(taken.look, budget_s=0.05)
+        if result.paths:
+            break
     (path,) = result.paths.values()
     assert path.same_holder
     with capsys.disabled():
