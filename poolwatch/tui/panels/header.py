@@ -192,7 +192,7 @@ def _worst(board: Board, mode: Mode, now: float, cells: int, lines: int) -> list
     start: Line = (_WHY, (f"{shape} ", ink))
     room, limit = cells - 2 - length(start), max(lines - bool(remedy), 1)
     whole = one_line(worst.text)
-    first = wrap(whole, room - length(more), limit)[0]
+    first = next(iter(wrap(whole, room - length(more), limit)), "")
     others = wrap(whole[len(first) :], room, limit - 1) if limit > 1 else []
     text: list[Line] = [(*start, (first, "strong"), *more)]
     text += [((" " * length(start), "text"), (other, "strong")) for other in others]

@@ -14,6 +14,7 @@ from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import Column, Table, text_cell
 from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.filtering import quoted
 from poolwatch.tui.state.rows import process_key
 from poolwatch.tui.views.view import Drill, Sought, View, site_values
 
@@ -212,12 +213,12 @@ class FindingsView(View[FindingRow]):
         """Lead to its holds, else to its waits, else to the process that is silent."""
         finding = row.finding
         if finding.holds and self.is_merged(board):
-            return Drill("holds", f'finding="{finding.key}"')
+            return Drill("holds", f"finding={quoted(str(finding.key))}")
         if finding.holds:
             process = finding.holds[0][0]
             return Drill("holds", f"finding={finding.kind} pid={process.pid}")
         if finding.waits and finding.pool:
-            return Drill("waits", f'pool="{finding.pool}"')
+            return Drill("waits", f"pool={quoted(finding.pool)}")
         pid = finding.key.about.rpartition(" ")[2]
         if finding.kind == "unreachable" and pid.isdigit():
             return Drill("processes", f"pid={pid}")

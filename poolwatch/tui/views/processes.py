@@ -20,6 +20,7 @@ from poolwatch.tui.draw.table import (
 )
 from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.filtering import quoted
 from poolwatch.tui.state.process_rows import (
     ProcessRow,
     ServerLine,
@@ -200,8 +201,8 @@ class ProcessesView(View[Row]):
     def leads_to(self, board: Board, row: Row) -> Drill:
         if isinstance(row, ServerLine):
             return Drill("sessions", "")
-        which = f'app="{row.name}"' if row.count > 1 else f"pid={row.pid}"
-        host = "" if row.host == "?" else f' host="{row.host}"'
+        which = f"app={quoted(row.name)}" if row.count > 1 else f"pid={row.pid}"
+        host = "" if row.host == "?" else f" host={quoted(row.host)}"
         return Drill("holds", which + host)
 
 
