@@ -145,6 +145,10 @@ class Dashboard(App[None]):
 
     def on_mount(self) -> None:
         """Start reading after the first frame: it must not wait for the source."""
+        if self.is_web:
+            from poolwatch.tui.browser import end_unseen
+
+            end_unseen(self)
         self.set_interval(1.0, self._tick)
         self.call_after_refresh(self._start)
 
