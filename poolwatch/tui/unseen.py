@@ -1,8 +1,8 @@
 """Ends a dashboard once nobody can see it: it would ask the applications for ever.
 
 Textual goes on when a terminal is hung up and SIGHUP ignored, as under nohup. Its
-driver for browsers goes on when its server is killed; and when a page goes whose picture
-is just being sent, it waits for a reader.
+driver for browsers goes on when its server is killed; and when a page goes whose
+picture is just being sent, it waits for a reader.
 """
 
 from __future__ import annotations

@@ -87,6 +87,13 @@ def test_from_call_sites_and_labels(board):
             assert arrived(b, row, "sites") == {each.hold.id for each in row.holds}
 
 
+def test_from_a_process_whose_pid_a_backend_has(board):
+    ours = process(hold("h1", backend_pid=9), pid=12)
+    b = board(snapshot(ours, process(hold("h2", backend_pid=12), pid=13)))
+    row = next(r for r in selection(b, view="processes").shown if r.pid == 12)
+    assert arrived(b, row, "processes") == {"h1"}
+
+
 def test_from_a_finding_of_a_pool_with_a_quote_in_its_name(board):
     found = finding(pool=POOLS[1].name, holds=("h1", "h3"))
     holds = alike(pool=[each.name for each in POOLS])

@@ -16,7 +16,7 @@ from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import quoted
 from poolwatch.tui.state.rows import process_key
-from poolwatch.tui.views.view import Drill, Sought, View, site_values
+from poolwatch.tui.views.view import Drill, Sought, View, of_process, site_values
 
 _OVER: Run = ("○", "muted")
 _STRIP = 20
@@ -165,7 +165,11 @@ class FindingsView(View[FindingRow]):
             "severity": [finding.severity],
             "site": [text for site in finding.sites for text in site_values(site)],
             "pool": [finding.pool],
-            "process": [f"{each.pid} {each.name}" for each in finding.processes],
+            "process": [
+                f"{each.pid}{host} {each.name}"
+                for each in finding.processes
+                for host in ("", f"@{each.host}")
+            ],
             "host": [each.host for each in finding.processes],
             "pid": [each.pid for each in finding.processes],
         }
@@ -216,7 +220,7 @@ class FindingsView(View[FindingRow]):
             return Drill("holds", f"finding={quoted(str(finding.key))}")
         if finding.holds:
             process = finding.holds[0][0]
-            return Drill("holds", f"finding={finding.kind} pid={process.pid}")
+            return Drill("holds", f"finding={finding.kind} {of_process(process)}")
         if finding.waits and finding.pool:
             return Drill("waits", f"pool={quoted(finding.pool)}")
         pid = finding.key.about.rpartition(" ")[2]

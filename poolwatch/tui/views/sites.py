@@ -32,7 +32,7 @@ from poolwatch.tui.state.site_rows import (
     site_rows,
 )
 from poolwatch.tui.state.table_state import TableState
-from poolwatch.tui.views.view import Drill, View, same_place, site_values
+from poolwatch.tui.views.view import Drill, View, of_process, same_place, site_values
 
 
 def _name(site: SiteRow, cells: int) -> Line:
@@ -236,8 +236,9 @@ class SitesView(View[SiteRow]):
             return Drill("holds", f"{name}={quoted(value)}")
         caller = row.frame if row.below else None
         words = same_place(board, row.site, caller, row.pool)
-        one = "" if self.is_merged(board) else f" pid={row.processes[0].pid}"
-        return Drill("holds", words + one)
+        if not self.is_merged(board):
+            words += f" {of_process(row.processes[0])}"
+        return Drill("holds", words)
 
     def place(self, row: SiteRow) -> Frame | None:
         return row.frame

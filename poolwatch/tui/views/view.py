@@ -9,7 +9,7 @@ from poolwatch.diagnosis.sessions import Session, servers_by_pool
 from poolwatch.model import FindingKind, Frame, Process, ServerStatus
 from poolwatch.text.format import duration, neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
-from poolwatch.tui.draw.table import MARGIN, Column, T, Table
+from poolwatch.tui.draw.table import MARGIN, Column, T, Table, process_cell
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import Fields, quoted
 from poolwatch.tui.state.rows import Row, process_key
@@ -321,6 +321,11 @@ def same_place(
     if board.several_pools:
         words.append(f"pool={quoted(pool)}")
     return " ".join(words)
+
+
+def of_process(process: Process) -> str:
+    """Return the filter for one process: a pid alone may be that of a backend, too."""
+    return f"process={quoted(process_cell(process)[0])}"
 
 
 class _RowFields(Generic[T]):
