@@ -181,25 +181,37 @@ class _Statuses:
         process = join(view.process, self._readings, windows=self._windows)
         process = with_sessions(process, view.links, self._pooled, self._pooled_window)
         servers = tuple([self._with_others(process, each) for each in self._servers])
-        pool_servers = dict(carried.pool_servers)
+        pool_servers, relayed = dict(carried.pool_servers), set(carried.relayed)
         for hold in process.holds:
             if hold.server and hold.connection and hold.pool not in pool_servers:
-                server = self._readings[hold.pool].identity, hold.connection.address
-                pool_servers[hold.pool] = server
+                reading, address = self._readings[hold.pool], hold.connection.address
+                pool_servers[hold.pool] = reading.identity, address
+                if reading.relayed or reading.address != address:
+                    relayed.add(hold.pool)
         complete = {pool: self._readings[pool] for pool in self._complete}
         return Attribution(
             process=replace(process, servers=servers),
             stray_sessions=stray_sessions(process, self._readings, self._windows),
-            missing=missing(process, complete),
+            missing=missing(process, complete, carried.seen),
             without_reading=tuple([p for p in view.pools if p not in self._readings]),
             carried=replace(
                 carried,
                 pool_servers=pool_servers,
+                relayed=frozenset(relayed),
+                seen=self._seen(process),
                 hidden=frozenset(self.hidden),
                 read_at=self._read_at,
                 servers=servers,
             ),
         )
+
+    def _seen(self, process: Process) -> frozenset[tuple[str, str]]:
+        """The open holds that have a backend, or had one."""
+        open_holds = {hold.id for hold in process.holds}
+        joined = [h for h in process.holds if h.server and h.pool in self._readings]
+        found = {(h.id, self._readings[h.pool].identity) for h in joined}
+        found |= {pair for pair in self.view.carried.seen if pair[0] in open_holds}
+        return frozenset(found)
 
     def _with_others(self, process: Process, status: ServerStatus) -> ServerStatus:
         """Add the sessions that are no holds of this process."""
@@ -238,7 +250,11 @@ def _use_for_proven_pools(
     """Use an own reading for the pools that are proven to be on that server."""
     pool_servers = statuses.view.carried.pool_servers
     proven = {
-        pool: replace(reading, address=pool_servers[pool][1])
+        pool: replace(
+            reading,
+            address=pool_servers[pool][1],
+            relayed=pool in statuses.view.carried.relayed,
+        )
         for pool in statuses.without_status()
         if is_on(statuses.view.carried, pool, reading.identity)
         if not _is_hidden(statuses, pool, reading)

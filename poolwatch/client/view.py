@@ -29,6 +29,10 @@ class CarriedState:
     pool_servers: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     """By pool id: the identity of its server, and the server's address as reported by
     the pool's driver."""
+    relayed: frozenset[str] = frozenset()
+    """Ids of the pools that may be on several servers: see ServerReading.relayed."""
+    seen: frozenset[tuple[str, str]] = frozenset()
+    """The open holds that had a backend, and the identity of its server."""
     hidden: frozenset[str] = frozenset()
     """Ids of the pools whose sessions the viewer's own role may not see."""
     agent_answered_at: float | None = None
@@ -87,14 +91,17 @@ class View:
             answers: tuple[AgentReading, ...] = (AgentReading(self.pools, None, why),)
         else:
             answers = tuple(outcome.value)
-        pool_servers = dict(self.carried.pool_servers)
+        pool_servers, relayed = dict(self.carried.pool_servers), self.carried.relayed
         for answer in answers:
             if answer.reading is not None:
+                relayed -= set(answer.pools)
+                relayed |= set(answer.pools if answer.reading.relayed else ())
                 server = answer.reading.identity, answer.reading.address
                 pool_servers |= dict.fromkeys(answer.pools, server)
         carried = replace(
             self.carried,
             pool_servers=pool_servers,
+            relayed=relayed,
             agent_answered_at=outcome.ended,
             answers=answers,
             incomplete=any(answer.down for answer in answers),

@@ -51,19 +51,26 @@ def read(
 
 
 def parse(text: str, *, read_s: float | None = None) -> ServerReading:
-    """Parse the JSON that the query returns."""
+    """Parse the JSON that the query returns; ``address`` is the server's own end."""
     found = json.loads(text)
+    host = found["host"]
     return ServerReading(
         identity=f"{found['system'] or ''}/{found['started']}",
         version=found["version"].split()[0],
         sessions=found["sessions"],
         max_connections=found["max_connections"],
         backends=tuple(_backend(row) for row in found["backends"]),
+        address=None if host is None else tcp_end(host, found["port"]),
         read_s=read_s,
         reserved=found["reserved"],
         up_s=_age(found["up_s"]),
         left_out=found["left_out"],
     )
+
+
+def tcp_end(host: str, port: int) -> str:
+    """One end of a TCP connection as text: ``10.0.0.5:5432``, ``[::1]:5432``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def values_of(row: Any) -> tuple[Any, ...]:

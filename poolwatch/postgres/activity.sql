@@ -104,6 +104,8 @@ WITH RECURSIVE session AS MATERIALIZED (
 )
 SELECT CAST(pg_catalog.json_build_object(
     'system', NULL /* system */,
+    'host', pg_catalog.host(pg_catalog.inet_server_addr()),
+    'port', pg_catalog.inet_server_port(),
     'started', EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
     'up_s', EXTRACT(EPOCH FROM pg_catalog.clock_timestamp()
                                - pg_catalog.pg_postmaster_start_time()),

@@ -56,7 +56,9 @@ class MonitoringConnection:
         finally:
             with suppress(Exception):
                 cursor.close()
-        return replace(reading, address=self.address)
+        # the server's own end differs if something in between relays the connection
+        relayed = reading.address not in (None, self.address)
+        return replace(reading, address=self.address, relayed=relayed)
 
     def close(self) -> None:
         """Close the connection, ignoring errors."""

@@ -139,10 +139,16 @@ def claimed(
     return replace(reading, backends=backends)
 
 
-def missing(process: Process, readings: Mapping[str, ServerReading]) -> frozenset[str]:
+def missing(
+    process: Process,
+    readings: Mapping[str, ServerReading],
+    seen: Collection[tuple[str, str]] = (),
+) -> frozenset[str]:
     """Ids of holds without a backend on their server; ``readings`` must be complete.
 
-    A hold that ended during the reading may be among them: the caller must check.
+    ``seen``: holds that had one, and the identity of its server. Where something relays
+    connections, perhaps to several servers, only those can be missed. A hold that ended
+    during the reading may be among them: the caller must check.
     """
     found = set()
     for hold in process.holds:
@@ -151,6 +157,8 @@ def missing(process: Process, readings: Mapping[str, ServerReading]) -> frozense
         if reading is None or facts is None or hold.backend_pid is None:
             continue
         if facts.address is None or facts.address != reading.address:
+            continue
+        if reading.relayed and (hold.id, reading.identity) not in seen:
             continue
         if all(backend.pid != hold.backend_pid for backend in reading.backends):
             found.add(hold.id)

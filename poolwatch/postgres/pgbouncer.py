@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from poolwatch.errors import PoolwatchError, ServerViewError
 from poolwatch.model import Backend, Connection, Hold, Process
-from poolwatch.postgres.activity import values_of
+from poolwatch.postgres.activity import tcp_end, values_of
 from poolwatch.postgres.dsn_reader import connect
 from poolwatch.postgres.errors import SILENT, as_failure
 from poolwatch.postgres.join import DRIFT, MAX_DRIFT_S, SLACK_S, Window, same_age
@@ -129,8 +129,8 @@ def clients(pools: list[dict[str, Any]], sockets: list[dict[str, Any]]) -> Clien
     }
     return {
         (
-            _end(socket["addr"], socket["port"]),
-            _end(socket["local_addr"], socket["local_port"]),
+            tcp_end(socket["addr"], socket["port"]),
+            tcp_end(socket["local_addr"], socket["local_port"]),
         ): Client(age(socket), links.get(socket["link"]), _waiting_s(socket))
         for socket in sockets
         if socket["type"] == "C" and socket["addr"] != "unix"
@@ -244,12 +244,8 @@ def with_sessions(
 
 
 def _ends(connection: Connection) -> Ends:
-    own = _end(connection.client_host or "", connection.client_port or 0)
+    own = tcp_end(connection.client_host or "", connection.client_port or 0)
     return own, connection.address or ""
-
-
-def _end(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _waiting_s(socket: dict[str, Any]) -> float | None:

@@ -27,6 +27,9 @@ class ServerReading:
     """Since the start of the server, on its own clock."""
     left_out: int | None = None
     """If all sessions were wanted: how many of them did not fit; else None."""
+    relayed: bool = False
+    """Something in between relays connections to that address, perhaps to several
+    servers: that a session is missing on this one proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)

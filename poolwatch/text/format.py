@@ -179,7 +179,15 @@ def width(text: str) -> int:
     """Number of terminal cells of a text."""
     if _ALL_NARROW.fullmatch(text):
         return len(text)
-    return sum([2 if wide(c) else not unicodedata.combining(c) for c in text])
+    return sum(map(_cells, text))
+
+
+def _cells(character: str) -> int:
+    """Number of cells: none of marks, joiners, and the vowels of decomposed Hangul."""
+    is_mark = unicodedata.category(character) in _NO_CELL
+    if is_mark or "\u1160" <= character <= "\u11ff":
+        return 0
+    return 2 if wide(character) else 1
 
 
 # Latin, Cyrillic and the symbols of the dashboard: neither wide nor combining.
@@ -187,6 +195,10 @@ _ALL_NARROW = re.compile(
     "[\x20-\x7e\xa0-\u02ff\u0400-\u0482\u048a-\u052f"
     "\u2010-\u2027\u2190-\u22ff\u2400-\u2426\u2500-\u25fc]*"
 )
+
+
+_NO_CELL = ("Mn", "Mc", "Me", "Cf")
+"""Categories of characters that are drawn with the one before them."""
 
 
 def wide(character: str) -> bool:

@@ -42,6 +42,7 @@ from poolwatch.tui.screens import MainScreen
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.time.past import Both
 from poolwatch.tui.time.ring import Recorder, Ring
+from poolwatch.tui.unseen import end_unseen
 
 if TYPE_CHECKING:
     from poolwatch.tui.time.looking import Move
@@ -145,6 +146,8 @@ class Dashboard(App[None]):
 
     def on_mount(self) -> None:
         """Start reading after the first frame: it must not wait for the source."""
+        if not self.is_headless:
+            end_unseen(self)
         self.set_interval(1.0, self._tick)
         self.call_after_refresh(self._start)
 

@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.screen import Screen
 
 from poolwatch.model import Frame
-from poolwatch.text.format import one_line
+from poolwatch.text.format import neutral, one_line
 from poolwatch.tui.draw.line import BLANK, Line, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
@@ -74,7 +74,8 @@ class BoardScreen(Screen[None]):
         if frame is None:
             self.say("nothing to copy: this row has no place in the source")
         else:
-            self.copy_text(f"{frame.file}:{frame.line}")
+            # a line end in a path would run what is before it where it is pasted
+            self.copy_text(neutral(f"{frame.file}:{frame.line}"))
 
     def copy_text(self, text: str) -> None:
         """Copy a text, and say so."""

@@ -125,6 +125,8 @@ KEYS = (
     Key("app", "q", "quit", ("q", "quit"), "main",
         ("q  ctrl+c", "quit; ctrl+c, which copies elsewhere, does when pressed twice")),
     Key("app", "ctrl+c", "quit_if_meant"),
+    Key("app", "ctrl+z", "suspend_process",
+        help=("ctrl+z", "leave it in the background of the shell; fg brings it back")),
 )
 # fmt: on
 """In the order of the footers and the help page."""

@@ -164,6 +164,21 @@ def test_a_hold_without_a_backend():
     assert attribute(unproven, dsn(), HOST, NOW).missing == frozenset()
 
 
+def test_behind_a_balancer_only_what_was_there_is_missing():
+    """The session may be on another server: a first look proves nothing."""
+    relayed = agent(reading=reading("one", backend(8), relayed=True))
+    first = attribute(told(relayed), None, HOST, NOW)
+    assert first.missing == frozenset()
+    by_dsn = view(hold(), carried=first.carried)  # which is not relayed itself
+    assert attribute(by_dsn, dsn("one", backend(8)), HOST, NOW).missing == frozenset()
+    there = agent(reading=reading(relayed=True))
+    seen = attribute(told(there, carried=first.carried), None, HOST, NOW)
+    again = attribute(told(relayed, carried=seen.carried), None, HOST, NOW)
+    assert again.missing == {"a"}
+    assert attribute(told(agent(reading=reading("one", backend(8)))), None, HOST,
+                     NOW).missing == {"a"}  # fmt: skip
+
+
 def test_carried_state_is_returned_and_what_was_given_stays():
     seen = told(agent())
     before = seen.carried

@@ -151,6 +151,15 @@ def test_locks_of_a_transaction_end_with_it(postgres):
         monitor.close()
 
 
+def test_what_relays_a_connection_is_noticed(postgres, postgres_tcp, start_proxy):
+    """The server has another address than the client has connected to."""
+    relay = start_proxy(postgres)
+    for server, relayed in ((postgres, False), (postgres_tcp, False), (relay, True)):
+        monitor = connection_to(server)
+        assert monitor.read([]).relayed == relayed
+        monitor.close()
+
+
 def test_the_address_of_a_client(postgres, postgres_tcp):
     for server, client in ((postgres, None), (postgres_tcp, "127.0.0.1")):
         with closing(server.connect()) as connection:

@@ -38,6 +38,20 @@ def test_fit_is_exact(cells):
 
 
 @pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        ("हिन्दी", 3),
+        ("งานที่", 4),
+        ("\u1112\u1161\u11ab", 2),
+        ("a\u200db", 2),
+        ("か\u3099", 2),
+    ],
+)
+def test_marks_and_joiners_take_no_cell(text, cells):
+    assert width(text) == cells
+
+
+@pytest.mark.parametrize(
     ("seconds", "said"),
     [
         (None, "-"), (0, "0.0s"), (9.94, "9.9s"), (9.96, "10s"), (59.4, "59s"),

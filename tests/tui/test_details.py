@@ -85,6 +85,15 @@ def test_a_wide_pane_has_the_source_side_by_side_and_then_why(board, export):
     assert len(lines) <= 12
 
 
+@pytest.mark.parametrize(("year", "is_said"), [(2000, True), (2999, False)])
+def test_a_file_that_is_newer_than_the_process(board, export, year, is_said):
+    """The lines on the screen may not be those that run."""
+    shown = process(exported(export), started_at=f"{year}-01-01T00:00:00+00:00")
+    b = board(snapshot(shown))
+    for lines in (pane_lines(b, only(b), 160, 12), detail_lines(b, only(b), 80)):
+        assert ("file changed since" in text(lines)) == is_said
+
+
 def test_a_page_says_the_full_path_and_nothing_twice(board, export):
     evidence = ("held 176 s", "kept alive by a global")
     found = finding(holds=("h1",), proof="held 176 s", remedy="commit before it")

@@ -106,6 +106,11 @@ def test_no_line_of_the_tables_is_wider_than_the_terminal(board, cells):
     assert all(length(line) <= cells - 2 for line in header.why(b, 101, cells, 2))
 
 
+def test_a_finding_without_words_is_shown(board):
+    b = board(snapshot(process(findings=(finding("newer.kind", text=" "),))))
+    assert header.why(b, 101, 80, 3)
+
+
 def test_columns_leave_by_rank(board):
     b = board(snapshot(process(hold())))
     shown = {

@@ -361,7 +361,7 @@ def test_enter_shows_only_this_process_in_every_view():
     b = fleet(3)
     row = next(r for r in selection(b, view="processes").shown if r.pid == 501)
     drill = named("processes").leads_to(b, row)
-    assert drill == ("holds", 'pid=501 host="web-1"', False)
+    assert drill == ("holds", 'process="501 orders-api" host="web-1"', False)
     b.filter = parse(drill.filter, known_fields(b))
     assert b.filter.error is None
     b.tables["sites"] = TableState(merged=False)

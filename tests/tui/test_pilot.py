@@ -156,6 +156,16 @@ async def test_what_is_copied_under_tmux_is_said(monkeypatch):
         assert "set-clipboard on" in screen_text(app)
 
 
+async def test_a_path_with_a_line_end_runs_nothing_where_it_is_pasted():
+    site = frame("/srv/a\ntrue\n/b.py:3")
+    app = Dashboard(FakeSource(snapshot(process(hold(site=site)))), refresh=60.0)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_async(lambda: app.board.last_good)
+        await pilot.press("y")
+        await until_async(lambda: app.clipboard)
+        assert len(app.clipboard.splitlines()) == 1
+
+
 @pytest.mark.parametrize("opened", ["hold", "wait"])
 async def test_every_key_of_a_page_does_something(opened):
     app = dashboard()

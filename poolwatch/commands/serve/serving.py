@@ -8,6 +8,7 @@ under any name of the host.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import signal
@@ -63,6 +64,7 @@ def serve(
     # for the dashboards: -P keeps the current directory off their path
     os.environ["PYTHONPATH"] = python_path()
     command = [sys.executable, "-P", "-m", "poolwatch", *dashboard]
+    logging.getLogger("textual-serve").addFilter(_is_told)
     asyncio.run(_run(_Server(f"exec {shlex.join(command)}", private), sockets))
 
 
@@ -90,6 +92,11 @@ def _url(listener: socket.socket) -> str:
 
 def _print(sentence: str) -> None:
     print(f"poolwatch: {sentence}", file=sys.stderr, flush=True)
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Whether a message of textual-serve is news: that a page has gone is none."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ConnectionError))
 
 
 class _Server(Server):
@@ -149,6 +156,8 @@ class _Server(Server):
         self._pages += 1
         try:
             return await super().handle_websocket(request)
+        except ConnectionError:  # the page went in the middle of a picture
+            raise web.HTTPGone from None
         finally:
             self._pages -= 1
 

@@ -84,7 +84,7 @@ def rule(title: Line, note: Line, cells: int) -> Line:
     head = (("  ", "text"), *crop(title, max(cells - 6, 1)), (" ", "text"))
     gap = cells - length(head) - length(note) - 3
     if gap < 2:
-        return (*head, ("─" * max(cells - length(head), 0), "faint"))
+        return (*head, ("─" * max(cells - length(head) - 2, 0), "faint"))
     return (*head, ("─" * gap, "faint"), (" ", "text"), *note, ("  ", "text"))
 
 

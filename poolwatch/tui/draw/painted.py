@@ -17,7 +17,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from poolwatch.text.format import width
-from poolwatch.tui.draw.line import INKS, Line, crop, length
+from poolwatch.tui.draw.line import INKS, Line, crop
 
 _KEPT = 500
 """Most drawn lines that are kept."""
@@ -112,7 +112,8 @@ class Painted(ScrollView, can_focus=False):
         blank = self._style("text", background)
         if self.app.no_color:
             segments = [part for each in segments for part in _tight(each, blank)]
-        return Strip(segments, length(line)).adjust_cell_length(cells, blank)
+        # Rich counts the cells: it may know a character that our tables do not
+        return Strip(segments).adjust_cell_length(cells, blank)
 
     def notify_style_update(self) -> None:
         """Drop the cached styles when the theme changes."""

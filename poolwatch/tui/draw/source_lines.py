@@ -11,7 +11,7 @@ import tokenize
 from functools import lru_cache
 from pathlib import Path
 
-from poolwatch.text.format import neutral
+from poolwatch.text.format import neutral, since_epoch
 
 LARGEST = 2_000_000
 """Maximum size of a file that is read, in bytes."""
@@ -27,6 +27,17 @@ def around(file: str, line: int, before: int, after: int) -> list[tuple[int, str
     return [
         (n, neutral(lines[n - 1][:WIDEST], lines=True)) for n in range(first, last + 1)
     ]
+
+
+def changed_since(file: str, started_at: str) -> bool:
+    """Whether a file has changed since a process started: it may run other lines."""
+    began, path = since_epoch(started_at), Path(file)
+    if began is None or not path.is_absolute():
+        return False
+    try:
+        return path.stat().st_mtime > began
+    except (OSError, ValueError):
+        return False
 
 
 def _read(file: str) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ from poolwatch.tui.panels.spots import (
     PANE_TALL,
     WIDE,
     brief_lines,
+    changed,
     current,
     now_title,
     pair_lines,
@@ -101,7 +102,7 @@ def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
     usual_s = _usual_s(row) if cells >= WIDE else None
     head = headline(row, ending, usual_s=usual_s)
     lines = [rule((("HOLD", "title"), *head), note, cells)]
-    spots = taken(row.hold), current(board, row)
+    spots = taken(row), current(board, row)
     statement = statement_of(row.hold)
     sql: list[Line] = [_muted(one_line(statement))] if statement else []
     found = found_on(board, row)
@@ -176,7 +177,9 @@ def _stacks(board: Board, row: Row, cells: int) -> list[list[Line]]:
     hold, unfold = row.hold, board.unfold
     checkout = hold.stack or ((hold.site,) if hold.site else ())
     body = stack_lines(checkout, hold.site, unfold=unfold)
-    first = [heading("CHECKED OUT HERE"), *(body or [_muted("no stack")])]
+    notes: Line = tuple((f"  {n}", "warn") for n in changed(row.process, hold.site))
+    head = (*heading("CHECKED OUT HERE"), *notes)
+    first = [head, *(body or [_muted("no stack")])]
     title, above = now_title(board, row)[0], (checkout, hold.used)
     last = _stack_below(title, NOT_READ, hold.now, above, hold.site, unfold=unfold)
     return [first, _used(board, row, checkout, cells), last]

@@ -93,7 +93,7 @@ def _source(board: Board, finding: Merged, cells: int, *, tall: bool) -> list[Li
             brief_line(Spot("", "→", site), with_file=True)
             for site in finding.sites[:1]
         ]
-    spots = taken(row.hold), current(board, row)
+    spots = taken(row), current(board, row)
     if tall and cells >= WIDE:
         return pair_lines(*spots, cells)
     return brief_lines(*spots)

@@ -92,11 +92,13 @@ def _age(board: Board, mode: Mode, now: float) -> Line:
         return ()
     if mode == "past":
         return ((f"  {duration(board.behind_s)} ago, not now ", "warn"),)
-    late = mode in ("stale", "failed", "silent", "lost") or bool(board.silent)
+    late = mode in ("stale", "failed", "silent", "lost")
     count = len(board.snapshot.processes)
     answering = 0 if mode == "lost" else count - len(board.silent)
-    app = f"  apps {answering}/{count} " if board.silent else "  app "
-    return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
+    app: Line = (("  app ", "muted"),)
+    if board.silent:  # the age is of those that answer
+        app = (("  apps ", "muted"), (f"{answering}/{count} ", "warn"))
+    return (*app, (duration(board.age(now)), "warn" if late else "text"))
 
 
 def _server(board: Board, *, outdated: bool) -> Line:
@@ -192,7 +194,7 @@ def _worst(board: Board, mode: Mode, now: float, cells: int, lines: int) -> list
     start: Line = (_WHY, (f"{shape} ", ink))
     room, limit = cells - 2 - length(start), max(lines - bool(remedy), 1)
     whole = one_line(worst.text)
-    first = wrap(whole, room - length(more), limit)[0]
+    first = next(iter(wrap(whole, room - length(more), limit)), "")
     others = wrap(whole[len(first) :], room, limit - 1) if limit > 1 else []
     text: list[Line] = [(*start, (first, "strong"), *more)]
     text += [((" " * length(start), "text"), (other, "strong")) for other in others]

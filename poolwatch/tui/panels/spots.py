@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from poolwatch.model import Frame, Hold
+from poolwatch.model import Frame, Process
 from poolwatch.stacks.compare import user_frames
 from poolwatch.text.format import duration, local_time, neutral, place
 from poolwatch.tui.draw.line import Line, beside, right
-from poolwatch.tui.draw.source_lines import around
+from poolwatch.tui.draw.source_lines import around, changed_since
 from poolwatch.tui.draw.stack import source_lines
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import Row
@@ -34,10 +34,19 @@ class Spot(NamedTuple):
     note: str = ""
 
 
-def taken(hold: Hold) -> Spot:
+def taken(row: Row) -> Spot:
     """Return where a connection was checked out."""
-    note = f"from {place(hold.caller)}" if hold.caller else ""
-    return Spot("CHECKED OUT HERE", "→", hold.site, note)
+    caller, site = row.hold.caller, row.hold.site
+    notes = changed(row.process, site)
+    notes += [f"from {place(caller)}"] if caller else []
+    return Spot("CHECKED OUT HERE", "→", site, "  ".join(notes))
+
+
+def changed(process: Process, frame: Frame | None) -> list[str]:
+    """Return a note if the source on the screen may not be what the process runs."""
+    if frame is None or not changed_since(frame.file, process.started_at):
+        return []
+    return ["file changed since"]
 
 
 def current(board: Board, row: Row) -> Spot:

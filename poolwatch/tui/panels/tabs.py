@@ -13,7 +13,8 @@ from poolwatch.tui.views.view import View
 def tab_line(board: Board, views: Sequence[View[Any]], cells: int) -> Line:
     """Draw the line; its names and gaps are shorter in a narrow terminal."""
     counts = [_count(board, view) for view in views]
-    for name, gap in (("name", "   "), ("name", " "), ("short", " ")):
+    # one blank between tabs reads badly: "HOLDS 7 2 waits 3 3 sess"
+    for name, gap in (("name", "   "), ("name", "  "), ("short", "  "), ("short", " ")):
         line = _line(board, views, counts, name, gap)
         if length(line) <= cells:
             break

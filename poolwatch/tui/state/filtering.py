@@ -3,7 +3,8 @@
 A row must match every word of the filter. A word is a text that occurs anywhere in the
 row, or a field with a test: ``:`` contains, ``=`` is, ``>`` ``>=`` ``<`` ``<=`` compare
 numbers and durations. ``|`` between words means either, ``!`` before a word means not,
-and quotes keep spaces and signs: ``task="nightly export"``. Labels are fields.
+and quotes keep spaces and signs: ``task="nightly export"``; a quote between quotes is
+written twice. Labels are fields.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-_QUOTED = r'"[^"]*"?'
+_QUOTED = r'"(?:[^"]|"")*"?'
 _WORD = re.compile(
     rf"""(?P<no>!*)
     (?: (?P<field>[^\W\d][\w.-]*) (?P<sign>:(?:>=|<=|>|<)?|!=|>=|<=|=|>|<)
@@ -79,6 +80,17 @@ def parse(text: str, known: Collection[str] | None = None) -> Filter:
     return Filter(text.strip(), tuple(tests), error)
 
 
+def quoted(text: str) -> str:
+    """Return a text as a filter's value, whatever signs it has."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _unquoted(text: str) -> str:
+    if not text.startswith('"'):
+        return text
+    return text[1:].removesuffix('"').replace('""', '"')
+
+
 def _alternatives(text: str) -> list[list[re.Match[str]]]:
     """Return the words, those joined by ``|`` together; stray signs are skipped."""
     groups: list[list[re.Match[str]]] = []
@@ -105,12 +117,12 @@ def _any(tests: Sequence[Test]) -> Test:
 def _test(word: re.Match[str], known: Collection[str] | None) -> Test:
     wanted = len(word["no"]) % 2 == 0
     if word["text"] is not None:
-        text = word["text"].strip('"').casefold()
+        text = _unquoted(word["text"]).casefold()
         return lambda row: _occurs(text, row) == wanted
     field, sign = word["field"].casefold(), word["sign"]
     if known is not None and field not in known:
         raise _UnusableError(_unknown(field, known))
-    value = word["value"].strip('"').casefold()
+    value = _unquoted(word["value"]).casefold()
     if not value:
         return lambda _: True  # it is still being typed
     matches = _matcher(field, sign, value)

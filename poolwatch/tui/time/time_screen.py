@@ -94,6 +94,10 @@ class TimeScreen(MainScreen):
         self._ask(self._first)
         self.set_interval(1.0, self._follow)
 
+    def on_resize(self) -> None:
+        """Read as many steps as there are cells now."""
+        self._ask()
+
     def on_unmount(self) -> None:
         """Read no more."""
         if self._looker is not None:

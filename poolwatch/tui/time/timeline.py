@@ -33,7 +33,7 @@ class Timeline:
     at: float
     """The moment on the screen."""
     steps: Sequence[Step | None]
-    """As many as cells_in() says."""
+    """As many as cells_in() says; after a resize, those of the width before."""
     incidents: Sequence[Incident]
     then: tuple[int, int, int]
     """Out, waiting and findings at the moment, as the tab line counts them."""
@@ -68,12 +68,15 @@ def strip_lines(timeline: Timeline, width: int) -> list[Line]:
     wide = width >= _WIDE
     cursor = _cell(timeline, timeline.at, cells)
     names = ("out", "waiting", "findings") if wide else ("out", "wait", "find")
+    count = len(timeline.steps)
+    shown = range(cells if count else 0)
+    steps = [timeline.steps[cell * count // cells] for cell in shown]
     lines = [_title(timeline, width)]
     inks = ("accent", "warn")
     for name, ink, label, then in zip(
         Step._fields, inks, names, timeline.then, strict=False
     ):
-        values = [step and getattr(step, name) for step in timeline.steps]
+        values = [step and getattr(step, name) for step in steps]
         figure = _figures(values, then, wide=wide)
         drawn = (_graph(values, cells), ink)
         lines.append(_row(label, (drawn,), (figure, "text"), width))

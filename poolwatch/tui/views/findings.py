@@ -14,8 +14,9 @@ from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import Column, Table, text_cell
 from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.filtering import quoted
 from poolwatch.tui.state.rows import process_key
-from poolwatch.tui.views.view import Drill, Sought, View, site_values
+from poolwatch.tui.views.view import Drill, Sought, View, of_process, site_values
 
 _OVER: Run = ("○", "muted")
 _STRIP = 20
@@ -164,7 +165,11 @@ class FindingsView(View[FindingRow]):
             "severity": [finding.severity],
             "site": [text for site in finding.sites for text in site_values(site)],
             "pool": [finding.pool],
-            "process": [f"{each.pid} {each.name}" for each in finding.processes],
+            "process": [
+                f"{each.pid}{host} {each.name}"
+                for each in finding.processes
+                for host in ("", f"@{each.host}")
+            ],
             "host": [each.host for each in finding.processes],
             "pid": [each.pid for each in finding.processes],
         }
@@ -212,12 +217,12 @@ class FindingsView(View[FindingRow]):
         """Lead to its holds, else to its waits, else to the process that is silent."""
         finding = row.finding
         if finding.holds and self.is_merged(board):
-            return Drill("holds", f'finding="{finding.key}"')
+            return Drill("holds", f"finding={quoted(str(finding.key))}")
         if finding.holds:
             process = finding.holds[0][0]
-            return Drill("holds", f"finding={finding.kind} pid={process.pid}")
+            return Drill("holds", f"finding={finding.kind} {of_process(process)}")
         if finding.waits and finding.pool:
-            return Drill("waits", f'pool="{finding.pool}"')
+            return Drill("waits", f"pool={quoted(finding.pool)}")
         pid = finding.key.about.rpartition(" ")[2]
         if finding.kind == "unreachable" and pid.isdigit():
             return Drill("processes", f"pid={pid}")

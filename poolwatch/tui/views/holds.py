@@ -29,6 +29,7 @@ from poolwatch.tui.views.view import (
     Drill,
     SessionOnServer,
     View,
+    same_place,
     site_values,
 )
 
@@ -296,7 +297,7 @@ class HoldsView(View[HoldGroup]):
     def fields(self, row: HoldGroup) -> dict[str, Sequence[Any]]:
         hold, process = row.first.hold, row.first.process
         return {
-            "site": site_values(hold.site),
+            "site": site_values(hold.site or hold.used_at),
             "caller": site_values(hold.caller),
             "thread": [hold.thread],
             "task": [hold.task],
@@ -306,7 +307,12 @@ class HoldsView(View[HoldGroup]):
                 short_state(hold.server),
                 hold.server.state if hold.server else None,
             ],
-            "verdict": [row.first.verdict, row.first.word, hold.verdict],
+            "verdict": [
+                row.first.verdict,
+                row.first.word,
+                # of a root, too; but a hold that waits for a lock is not "ok"
+                hold.verdict if hold.verdict == "leaked" else None,
+            ],
             "host": [process.host],
             "finding": row.board.findings_of(row.first.key),
         }
@@ -376,8 +382,9 @@ class HoldsView(View[HoldGroup]):
             return Drill("holds", f"verdict:ok held:<{YOUNG_S:g}s", each=True)
         if len(row.holds) == 1:
             return Detail(row.first)
-        site = place(row.first.hold.site, 99)
-        return Drill("holds", f'site="{site}" verdict:{row.first.word}', each=True)
+        hold, name = row.first.hold, row.first.pool_name
+        words = same_place(board, hold.site or hold.used_at, hold.caller, name)
+        return Drill("holds", f"{words} verdict:{row.first.word}", each=True)
 
     def session(self, board: Board, row: HoldGroup) -> SessionOnServer | None:
         return SessionOnServer.of_hold(row.first) if len(row.holds) == 1 else None

@@ -16,10 +16,12 @@ from poolwatch.tui.draw.table import (
     Table,
     age_cell,
     count_cell,
+    process_cell,
     text_cell,
 )
 from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.filtering import quoted
 from poolwatch.tui.state.process_rows import (
     ProcessRow,
     ServerLine,
@@ -29,7 +31,7 @@ from poolwatch.tui.state.process_rows import (
     server_lines,
 )
 from poolwatch.tui.state.rows import process_key
-from poolwatch.tui.views.view import SELECTED, Drill, View
+from poolwatch.tui.views.view import SELECTED, Drill, View, of_process
 
 Row = ProcessRow | ServerLine
 
@@ -169,7 +171,10 @@ class ProcessesView(View[Row]):
             return {"process": [], "pid": [], "app": []}
         given = [name for p in row.processes for name in (p.name, p.program)]
         return {
-            "process": [f"{row.pid} {row.name}"],
+            "process": [
+                f"{row.pid} {row.name}",
+                *(process_cell(p)[0] for p in row.processes),
+            ],
             "pid": [row.pid],
             "app": given or [row.name],
         }
@@ -200,8 +205,10 @@ class ProcessesView(View[Row]):
     def leads_to(self, board: Board, row: Row) -> Drill:
         if isinstance(row, ServerLine):
             return Drill("sessions", "")
-        which = f'app="{row.name}"' if row.count > 1 else f"pid={row.pid}"
-        host = "" if row.host == "?" else f' host="{row.host}"'
+        which = f"app={quoted(row.name)}"
+        if row.count == 1:
+            which = of_process(row.processes[0]) if row.processes else f"pid={row.pid}"
+        host = "" if row.host == "?" else f" host={quoted(row.host)}"
         return Drill("holds", which + host)
 
 

@@ -21,6 +21,7 @@ from poolwatch.tui.draw.table import (
     time_cell,
 )
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.filtering import quoted
 from poolwatch.tui.state.site_rows import (
     SiteRow,
     below_their_sites,
@@ -31,7 +32,7 @@ from poolwatch.tui.state.site_rows import (
     site_rows,
 )
 from poolwatch.tui.state.table_state import TableState
-from poolwatch.tui.views.view import Drill, View, site_values
+from poolwatch.tui.views.view import Drill, View, of_process, same_place, site_values
 
 
 def _name(site: SiteRow, cells: int) -> Line:
@@ -232,10 +233,12 @@ class SitesView(View[SiteRow]):
     def leads_to(self, board: Board, row: SiteRow) -> Drill:
         if row.label is not None:
             name, value = row.label
-            return Drill("holds", f'{name}="{value}"')
-        known = row.below and row.frame
-        caller = f' caller="{place(row.frame, 99)}"' if known else ""
-        return Drill("holds", f'site="{place(row.site, 99)}"{caller}')
+            return Drill("holds", f"{name}={quoted(value)}")
+        caller = row.frame if row.below else None
+        words = same_place(board, row.site, caller, row.pool)
+        if not self.is_merged(board):
+            words += f" {of_process(row.processes[0])}"
+        return Drill("holds", words)
 
     def place(self, row: SiteRow) -> Frame | None:
         return row.frame

@@ -9,9 +9,9 @@ from poolwatch.diagnosis.sessions import Session, servers_by_pool
 from poolwatch.model import FindingKind, Frame, Process, ServerStatus
 from poolwatch.text.format import duration, neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
-from poolwatch.tui.draw.table import MARGIN, Column, T, Table
+from poolwatch.tui.draw.table import MARGIN, Column, T, Table, process_cell
 from poolwatch.tui.state.board import Board
-from poolwatch.tui.state.filtering import Fields
+from poolwatch.tui.state.filtering import Fields, quoted
 from poolwatch.tui.state.rows import Row, process_key
 from poolwatch.tui.state.session_rows import SessionRow
 from poolwatch.tui.state.table_state import TableState
@@ -307,8 +307,25 @@ class View(Generic[T]):
 def site_values(site: Frame | None) -> list[str]:
     """Return the forms in which a filter may name a place in the source."""
     if site is None:
-        return []
+        return [place(None)]  # as the tables show it
     return [place(site, 99), place(site, 2), place(site, 1), neutral(site.function)]
+
+
+def same_place(
+    board: Board, site: Frame | None, caller: Frame | None, pool: str
+) -> str:
+    """Return the filter for one call site of one pool, and its caller if known."""
+    words = [f"site={quoted(place(site, 99))}"]
+    if caller is not None:
+        words.append(f"caller={quoted(place(caller, 99))}")
+    if board.several_pools:
+        words.append(f"pool={quoted(pool)}")
+    return " ".join(words)
+
+
+def of_process(process: Process) -> str:
+    """Return the filter for one process: a pid alone may be that of a backend, too."""
+    return f"process={quoted(process_cell(process)[0])}"
 
 
 class _RowFields(Generic[T]):
@@ -320,14 +337,14 @@ class _RowFields(Generic[T]):
 
     def values(self, name: str) -> Sequence[Any] | None:
         """Return the values of a field or label; None if the view has no such field."""
-        found: Sequence[Any] | None = self._view.fields(self._row).get(name)
-        if found is not None:
-            return found
-        for column in self._view.columns:
-            if column.field == name and column.value is not None:
-                return (column.value(self._row),)
         labels = self._view.labels(self._row)
         known = [value for key, value in labels.items() if key.casefold() == name]
+        found: Sequence[Any] | None = self._view.fields(self._row).get(name)
+        if found is not None:
+            return [*found, *known]
+        for column in self._view.columns:
+            if column.field == name and column.value is not None:
+                return [column.value(self._row), *known]
         return known if known or self._view.has_labels else None
 
     def texts(self) -> Iterator[str]:

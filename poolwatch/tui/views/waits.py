@@ -14,7 +14,7 @@ from poolwatch.tui.draw.table import TIMES, Column, process_cell, site_cell, tex
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import process_key
 from poolwatch.tui.state.wait_rows import WaitGroup
-from poolwatch.tui.views.view import Detail, Drill, View, site_values
+from poolwatch.tui.views.view import Detail, Drill, View, same_place, site_values
 
 
 def _count(line: WaitGroup) -> Run:
@@ -159,7 +159,9 @@ class WaitsView(View[WaitGroup]):
     def leads_to(self, board: Board, row: WaitGroup) -> Drill | Detail:
         if len(row.waits) == 1:
             return Detail(row)
-        return Drill("waits", f'site="{place(row.longest.site, 99)}"', each=True)
+        wait = row.longest
+        words = same_place(board, wait.site, wait.caller, row.pool_name)
+        return Drill("waits", words, each=True)
 
     def issue(self, board: Board, row: WaitGroup) -> str:
         from poolwatch.tui.panels.issue import wait_issue

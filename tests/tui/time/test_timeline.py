@@ -119,6 +119,15 @@ def test_any_width(width: int, at: float) -> None:
     assert "▲ " in plain(lines[4]) or " ▲" in plain(lines[4])
 
 
+@pytest.mark.parametrize(("width", "before"), [(80, 200), (200, 80), (1, 160)])
+def test_the_steps_of_another_width(width: int, before: int) -> None:
+    """Until they are read again after a resize, with a gap among them."""
+    lines = drawn(width, steps=timeline(before).steps)
+    assert all(length(((line, "text"),)) <= width for line in lines)
+    if width > 1:
+        assert lines[1].index("┊") == pytest.approx(drawn(width)[1].index("┊"), abs=2)
+
+
 def test_tiny_and_empty() -> None:
     for width in (1, 5, 10, 20):
         for line in strip_lines(timeline(width), width):
