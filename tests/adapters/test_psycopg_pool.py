@@ -190,6 +190,8 @@ def test_a_wait_that_close_ends_is_no_timeout(instrument, pools):
         waiting = threading.Thread(target=ask)
         waiting.start()
         until(lambda: Look().waits(watch), what="nobody waits")
+        # close() ends only those that are in the pool's own queue already
+        until(lambda: pool.get_stats()["requests_waiting"], what="nobody queues")
         pool.close()
         waiting.join()
         stats = Look().pool(watch)
