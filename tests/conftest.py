@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+
 import own_process
 import pytest
+
+# a run in the background, as by nohup, ignores what tests send to their processes
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 pytest_plugins = [
     "pytester",

@@ -145,6 +145,7 @@ INTERRUPTS = """
             armed = False
             name = type(error).__name__
             seen[name] = seen.get(name, 0) + 1
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # a late handler would set the timer
     signal.setitimer(signal.ITIMER_REAL, 0)
     over.set()
     for thread in threads:
