@@ -84,7 +84,7 @@ _AWAY = {
     "55P03": "another session has locked its tables",
     "57014": "the server was too slow",
 }
-"""The same of what passes."""
+"""By SQLSTATE: failures that may pass by themselves."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _AWAY_SQLITE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 _AWAY_WORDS = re.compile(
@@ -92,7 +92,7 @@ _AWAY_WORDS = re.compile(
     "|temporary failure in name resolution",
     re.IGNORECASE,
 )
-"""Of a connect, which has no SQLSTATE."""
+"""Words of a failed connect, which has no SQLSTATE."""
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -332,7 +332,7 @@ def _check_values(connection: Connection, name: str) -> None:
 
 
 def check_minutes(connection: Connection, table: Table, *within: Any) -> None:
-    """Raise UsageError if minutes, those that fulfil the conditions, are damaged."""
+    """Raise UsageError if a minute that fulfils the conditions is damaged."""
     if connection.dialect.name == "sqlite":
         _check_table(connection, table, "the history", *within)
 

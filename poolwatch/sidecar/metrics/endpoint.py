@@ -168,7 +168,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Leave those that take too long: a byte now and then is not enough."""
+        """Close connections that take too long, even if bytes come now and then."""
         now = time.monotonic()
         for request, until in list(self._open.items()):
             if now > until:

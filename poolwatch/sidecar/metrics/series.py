@@ -61,7 +61,7 @@ class _Member:
         self.counted: dict[tuple[str, Hashable], Value] = {}
         """What has been added up of each of its counters."""
         self.places: set[tuple[str, str, str]] = set()
-        """Pool, label and value of those that it has now."""
+        """Pool, label and value of each counter that the process has now."""
 
     def growth(self, by_label: Iterable[str]) -> list[tuple[Count, Value]]:
         """What it has counted since the last call."""

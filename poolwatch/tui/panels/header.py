@@ -96,7 +96,7 @@ def _age(board: Board, mode: Mode, now: float) -> Line:
     count = len(board.snapshot.processes)
     answering = 0 if mode == "lost" else count - len(board.silent)
     app: Line = (("  app ", "muted"),)
-    if board.silent:  # the age is of those that answer
+    if board.silent:  # the age of the processes that answer
         app = (("  apps ", "muted"), (f"{answering}/{count} ", "warn"))
     return (*app, (duration(board.age(now)), "warn" if late else "text"))
 
